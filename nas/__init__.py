@@ -1,0 +1,1 @@
+"""Neural architecture search on JAX: an architecture is data, not code."""

@@ -1,0 +1,223 @@
+"""Writing a network once for all its uses: as a layer list for one row, as one program for every row.
+
+A space is a function ``network(net, macro)`` that calls the methods of `net` as a forward pass would. `LayerBuilder`,
+here, records the layers of one row; `nas.supernet` runs the same function on arrays with the row as data.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from nas.errors import BadInput
+from nas.layers import Layer, Shape
+
+
+class Zeros(NamedTuple):
+    """The value of an operation that gives nothing: no layer, dropped by `add`."""
+
+    shape: Shape
+
+
+class LayerBuilder:
+    """Records the layers of one architecture, inferring shapes.
+
+    Values are handles; pass them on, ask `shape` of them, and do nothing else with them::
+
+        def network(net, macro):
+            with net.block("stem"):
+                x = net.batch_norm(net.conv(net.input, macro.width, 3))
+            for i in range(3):
+                with net.scope(f"layer_{i}"):
+                    x = net.choice(f"layer_{i}", {"skip": lambda x=x: x, "conv": lambda x=x: conv_block(net, x)})
+            return net.linear(net.global_avg_pool(x), macro.classes)
+    """
+
+    def __init__(self, input_shape: Shape, decisions: Sequence, row: Sequence[int]):
+        self._layers = [Layer("input", "input", {}, (), (), tuple(input_shape))]
+        self._decisions = {d.name: d for d in decisions}
+        self._row = {d.name: int(i) for d, i in zip(decisions, row, strict=True)}
+        self._path: list[str] = []
+        self._in_block = False
+        self.input: Any = 0
+
+    # ---- choices -------------------------------------------------------------------------------------------------
+    def choice(self, decision: str, branches: Mapping[Any, Callable[[], Any]]) -> Any:
+        """The value of the branch that the row chooses.
+
+        Args:
+            decision: its name.
+            branches: option -> function without arguments; a tuple of options shares one branch. All branches give
+                the same shape. Layers inside are named under ``decision.option`` (or ``decision.option_option``).
+        """
+        option = self._decisions[decision].options[self._row[decision]]
+        label, branch = next((label, b) for options, label, b in labelled(branches) if option in options)
+        with self.scope(f"{decision}.{label}" if label else decision):
+            return branch()
+
+    def chosen(self, decision: str, option: Any) -> Any:
+        """Whether the row takes this option: a bool array without dimensions, for ``&``, ``|`` and ``~``."""
+        return np.bool_(self._decisions[decision].options[self._row[decision]] == option)
+
+    def width(self, decision: str) -> Any:
+        """The chosen option of a decision over channel counts, to be passed on as `features`."""
+        return self._decisions[decision].options[self._row[decision]]
+
+    # ---- names ---------------------------------------------------------------------------------------------------
+    @contextlib.contextmanager
+    def scope(self, name: str) -> Iterator[None]:
+        """Layers added inside are named under `name`."""
+        self._path.append(name)
+        try:
+            yield
+        finally:
+            self._path.pop()
+
+    @contextlib.contextmanager
+    def block(self, kind: str, name: str | None = None) -> Iterator[None]:
+        """A scope whose layers are measured together; `kind` and the shapes at its ends make its block key.
+
+        A block inside a block is a plain scope.
+        """
+        with self.scope(name or kind):
+            if self._in_block:
+                yield
+                return
+            first, self._in_block = len(self._layers), True
+            try:
+                yield
+            finally:
+                self._in_block = False
+            if len(self._layers) > first:
+                self._seal(first, kind, ".".join(self._path))
+
+    def _seal(self, first, kind, place):
+        own = self._layers[first:]
+        outside = dict.fromkeys(i for layer in own for i in layer.inputs if i < first)
+        ins = "+".join(_dims(self._layers[i].output_shape) for i in outside) or "none"
+        key = f"{kind}-input:{ins}-output:{_dims(own[-1].output_shape)}"
+        self._layers[first:] = [
+            Layer(x.name, x.op, x.attributes, x.inputs, x.input_shapes, x.output_shape, place, key) for x in own
+        ]
+
+    # ---- operations ----------------------------------------------------------------------------------------------
+    def shape(self, x: Any) -> Shape:
+        """(H, W, C) or (C,) of a value, without the batch."""
+        return x.shape if isinstance(x, Zeros) else self._layers[x].output_shape
+
+    def conv(
+        self,
+        x: Any,
+        features: Any,
+        kernel: int | tuple[int, int],
+        *,
+        stride: int | tuple[int, int] = 1,
+        dilation: int = 1,
+        groups: int = 1,
+        bias: bool = False,
+        name: str = "conv",
+    ) -> Any:
+        """2-D convolution, kernel HWIO, padding ``dilation * (k - 1) // 2`` on each side (PyTorch's ``k // 2``)."""
+        kernel, stride = pair(kernel), pair(stride)
+        sizes = zip(self.shape(x)[:2], kernel, stride, strict=True)
+        out = [(n + 2 * (dilation * (k - 1) // 2) - dilation * (k - 1) - 1) // s + 1 for n, k, s in sizes]
+        attributes = dict(features=features, kernel=kernel, stride=stride, dilation=dilation, groups=groups, bias=bias)
+        return self._add("conv", (x,), (*out, features), name, attributes)
+
+    def batch_norm(self, x: Any, *, affine: bool = True, name: str = "batch_norm") -> Any:
+        """Batch normalisation over all but the channels, epsilon 1e-5, momentum 0.9 (PyTorch's 0.1)."""
+        return self._add("batch_norm", (x,), self.shape(x), name, dict(affine=affine))
+
+    def activation(self, x: Any, kind: str = "relu", *, name: str | None = None) -> Any:
+        """Element-wise; `kind` is one of `nas.layers.ACTIVATIONS`."""
+        return self._add("activation", (x,), self.shape(x), name or kind, dict(kind=kind))
+
+    def avg_pool(self, x: Any, window: int = 3, *, stride: int = 1, name: str = "avg_pool") -> Any:
+        """Mean over a window; padding is not counted. Odd windows keep the size at stride 1, even ones are not padded."""
+        return self._add("avg_pool", (x,), self._pooled(x, window, stride), name, dict(window=window, stride=stride))
+
+    def max_pool(self, x: Any, window: int = 3, *, stride: int = 1, name: str = "max_pool") -> Any:
+        """Maximum over a window, padded as `avg_pool`."""
+        return self._add("max_pool", (x,), self._pooled(x, window, stride), name, dict(window=window, stride=stride))
+
+    def _pooled(self, x, window, stride):
+        h, w, c = self.shape(x)
+        pad = (window - 1) // 2
+        return ((h + 2 * pad - window) // stride + 1, (w + 2 * pad - window) // stride + 1, c)
+
+    def global_avg_pool(self, x: Any, *, name: str = "global_avg_pool") -> Any:
+        """Mean over height and width: (H, W, C) to (C,)."""
+        return self._add("global_avg_pool", (x,), self.shape(x)[-1:], name, {})
+
+    def linear(self, x: Any, features: int, *, bias: bool = True, name: str = "linear") -> Any:
+        """Dense layer on the last axis."""
+        shape = (*self.shape(x)[:-1], features)
+        return self._add("linear", (x,), shape, name, dict(features=features, bias=bias))
+
+    def zeros(self, shape: Shape) -> Any:
+        """Nothing, of a shape: the value of the operation ``none``."""
+        return Zeros(tuple(shape))
+
+    def add(self, xs: Sequence[Any], *, name: str = "add") -> Any:
+        """Sum of at least one value; zeros drop out, and a single value is passed on without a layer."""
+        terms = [x for x in xs if not isinstance(x, Zeros)]
+        if len(terms) < 2:
+            return terms[0] if terms else xs[0]
+        return self._add("add", terms, self.shape(terms[0]), name, {})
+
+    def concat(self, xs: Sequence[Any], *, keep: Sequence[Any] | None = None, name: str = "concat") -> Any:
+        """Concatenation along channels, of those parts for which `keep` holds (at least one)."""
+        kept = [bool(k) for k in keep] if keep is not None else [True] * len(xs)
+        parts = [x for x, k in zip(xs, kept, strict=True) if k]
+        widths = [self.shape(x)[-1] for x in xs]
+        shape = (*self.shape(parts[0])[:-1], sum(self.shape(x)[-1] for x in parts))
+        return self._add("concat", parts, shape, name, dict(kept=kept, widths=widths))
+
+    def offset(self, x: Any, *, name: str = "offset") -> Any:
+        """Drops the first row and column."""
+        h, w, c = self.shape(x)
+        return self._add("offset", (x,), (h - 1, w - 1, c), name, {})
+
+    def _add(self, op, inputs, shape, name, attributes) -> int:
+        handles = tuple(self._solid(x) for x in inputs)
+        path = ".".join([*self._path, name])
+        if min(shape) < 1:
+            size = _dims(self._layers[0].output_shape)
+            raise BadInput(f"macro: input {size} is too small for this network; nothing is left at '{path}'")
+        shapes = tuple(self.shape(x) for x in handles)
+        self._layers.append(Layer(path, op, attributes, handles, shapes, tuple(shape)))
+        return len(self._layers) - 1
+
+    def _solid(self, x):
+        return self._add("zeros", (), x.shape, f"zeros_{len(self._layers)}", {}) if isinstance(x, Zeros) else x
+
+    def finish(self, out: Any) -> tuple[Layer, ...]:
+        """The layers, `out` last.
+
+        Raises:
+            BadInput: two layers have the same name, or the network's output is not its last layer.
+        """
+        names = [layer.name for layer in self._layers]
+        if len(set(names)) < len(names):
+            twice = next(n for n in names if names.count(n) > 1)
+            raise BadInput(f"network: the name '{twice}' is used twice; wrap one in net.scope(...) or give name=...")
+        if out != len(self._layers) - 1:
+            raise BadInput("network: it must return the value of the layer it adds last")
+        return tuple(self._layers)
+
+
+def labelled(branches: Mapping[Any, Callable]) -> Iterator[tuple[tuple, str, Callable]]:
+    """(options, label, branch) of each branch; the label is what its layers are named under."""
+    for key, branch in branches.items():
+        options = key if isinstance(key, tuple) else (key,)
+        yield options, "_".join(map(str, options)), branch
+
+
+def pair(value: int | tuple[int, int]) -> tuple[int, int]:
+    """One number for both axes, or one for each."""
+    return (value, value) if isinstance(value, int) else (value[0], value[1])
+
+
+def _dims(shape: Shape) -> str:
+    return "x".join(map(str, shape))

@@ -1,0 +1,226 @@
+"""What an architecture costs on a device: a stamped sum of factors, a gather for a hundred thousand candidates."""
+
+import itertools
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from nas.errors import BadInput
+from nas.layers import Layer, counts
+from nas.objective import UNITS
+from nas.space import Archs, Macro, SearchSpace
+
+
+@dataclass(frozen=True)
+class Stamp:
+    """What a figure is about; no figure goes without it.
+
+    Attributes:
+        quantity: latency, energy, memory, params or macs.
+        unit: ms, mj, bytes, or empty for counts.
+        device: what it was measured on, or ``any`` for closed forms.
+        runtime: such as ``xla-cpu jax 0.10.2``; or ``closed form``.
+        batch: images a call.
+        dtype: of weights and activations.
+        macro: the network's frame the figure holds for.
+        source: how it was obtained.
+        error: held-out relative error, where one is known.
+        created: date, ISO.
+    """
+
+    quantity: str
+    unit: str
+    device: str
+    runtime: str
+    batch: int
+    dtype: str
+    macro: Mapping[str, Any]
+    source: str
+    error: float | None = None
+    created: str = ""
+
+
+@dataclass(frozen=True)
+class Factor:
+    """A table over the options of some decisions: entry [a, b] is added where the row has options a and b."""
+
+    decisions: tuple[int, ...]
+    table: np.ndarray  # float64[K1, K2, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Cost:
+    """Base plus factors: exact on rows, jittable, batched.
+
+    Attributes:
+        stamp: what the figure is about.
+        base: what every architecture pays.
+        factors: what each group of decisions adds.
+        function: instead of base and factors, ``rows int32[N, L] -> float64[N]`` on the host, for a quantity that is
+            no sum (a peak, a learned model). It can be a limit, a reward or an axis, not a differentiable term.
+        space: fingerprint of the space it was made for.
+        details: what it was made from, for people (per-block figures).
+    """
+
+    stamp: Stamp
+    base: float = 0.0
+    factors: tuple[Factor, ...] = ()
+    function: Callable[[np.ndarray], np.ndarray] | None = None
+    space: str = ""
+    details: Mapping[str, Any] | None = None
+
+    @property
+    def column(self) -> str:
+        """Suffix for column names: ``latency_ms``, ``memory_bytes``, ``params``."""
+        return f"{self.stamp.quantity}_{self.stamp.unit}" if self.stamp.unit else self.stamp.quantity
+
+    def __call__(self, rows: Archs) -> Any:
+        """Rows int32[N, L] to values [N], in the stamp's unit: float64 on numpy rows, float32 on jax rows (jittable)."""
+        if self.function is not None:
+            return np.asarray(self.function(np.asarray(rows)), np.float64)
+        xp = np if isinstance(rows, np.ndarray) else jnp
+        total = xp.zeros(rows.shape[0]) + self.base
+        for factor in self.factors:
+            total = total + xp.asarray(factor.table)[tuple(rows[:, d] for d in factor.decisions)]
+        return total
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Writes a JSON table (atomically).
+
+        Raises:
+            BadInput: the cost is a function, which no file can hold.
+        """
+        if self.function is not None:
+            raise BadInput(
+                f"cost '{self.stamp.quantity}' is a function of the architecture and cannot be saved as a table"
+            )
+        from nas.files import write_json
+
+        factors = [{"decisions": list(f.decisions), "table": f.table.tolist()} for f in self.factors]
+        write_json(
+            path,
+            {
+                "schema": "nas.cost/1",
+                "space": self.space,
+                "stamp": asdict(self.stamp),
+                "base": self.base,
+                "factors": factors,
+                "details": self.details,
+            },
+        )
+
+
+def load_cost(path: str | os.PathLike, space: SearchSpace | None = None) -> Cost:
+    """Reads a JSON table back.
+
+    Raises:
+        BadInput: no such file, not a cost table, of another space, or with entries that are no finite numbers.
+    """
+    from nas.files import read_json
+
+    data = read_json(path, "cost table")
+    try:
+        if data["schema"] != "nas.cost/1":
+            raise BadInput(f"{path}: schema is {data['schema']!r}; this version reads nas.cost/1")
+        stamp = Stamp(**data["stamp"])
+        factors = tuple(Factor(tuple(f["decisions"]), np.asarray(f["table"], np.float64)) for f in data["factors"])
+        cost = Cost(stamp, float(data["base"]), factors, None, data["space"], data.get("details"))
+    except (KeyError, TypeError, ValueError) as error:
+        if isinstance(error, BadInput):
+            raise
+        raise BadInput(f"{path}: not a cost table (nas.cost/1): {error}") from None
+    if stamp.quantity not in UNITS or stamp.unit != UNITS[stamp.quantity][0]:
+        raise BadInput(f"{path}: quantity '{stamp.quantity}' in '{stamp.unit}' is not one of ours: {', '.join(UNITS)}")
+    if not np.isfinite([cost.base, *(v for f in factors for v in f.table.ravel())]).all():
+        raise BadInput(f"{path}: holds entries that are no finite numbers; measure it again")
+    if space is not None:
+        if cost.space != space.fingerprint:
+            raise BadInput(
+                f"{path}: made for another space than '{space.name}' (fingerprint {cost.space}); measure again"
+            )
+        for f in factors:
+            fits = all(0 <= d < space.length for d in f.decisions)
+            if not fits or f.table.shape != tuple(space.cardinalities[d] for d in f.decisions):
+                raise BadInput(f"{path}: a factor over decisions {f.decisions} does not fit space '{space.name}'")
+    return cost
+
+
+def tabulate(
+    space: SearchSpace, value: Callable[[np.ndarray], float], stamp: Stamp, *, check: int = 8, details=None
+) -> Cost:
+    """The additive table of a figure that adds over `space.factors`, from few evaluations of it.
+
+    Anchored decomposition: one valid row is the anchor; each group of decisions is varied with the others at the
+    anchor, and what the groups before explain is taken off. Exact when the figure is such a sum.
+
+    Args:
+        space: whose groups are used.
+        value: row int32[L] to a number.
+        stamp: of the result.
+        check: so many random rows are compared with `value`.
+        details: kept in the table for people.
+
+    Raises:
+        BadInput: the figure is no such sum.
+    """
+    import jax
+
+    groups = space.factors or tuple((i,) for i in range(space.length))
+    sampled = np.asarray(space.sample(jax.random.key(0), check + 1))
+    anchor, others = sampled[0], sampled[1:]
+    base = float(value(anchor))
+    factors: list[Factor] = []
+    for group in groups:
+        shape = tuple(space.cardinalities[d] for d in group)
+        table = np.zeros(shape)
+        for options in itertools.product(*map(range, shape)):
+            row = anchor.copy()
+            row[list(group)] = options
+            if bool(space.valid(row[None])[0]):
+                explained = base + sum(f.table[tuple(row[d] for d in f.decisions)] for f in factors)
+                table[options] = float(value(row)) - explained
+        factors.append(Factor(tuple(group), table))
+    cost = Cost(stamp, base, tuple(factors), None, space.fingerprint, details)
+    for row in others:
+        if not np.isclose(cost(row[None])[0], value(row), rtol=1e-6, atol=1e-9):
+            raise BadInput(
+                f"cost '{stamp.quantity}' does not add over the factors of space '{space.name}'; it is no table"
+            )
+    return cost
+
+
+def count_costs(space: SearchSpace, macro: Macro | None = None) -> dict[str, Cost]:
+    """Parameters, multiply-accumulates and peak activation memory (batch 1, float32), from `space.layers` alone.
+
+    They need no measuring and are there in every search as ``params``, ``macs`` and ``memory``.
+    """
+    macro = macro or space.macro
+    index = {"params": 0, "macs": 1, "memory": 2}
+
+    def of(name):
+        unit = UNITS[name][0]
+        stamp = Stamp(name, unit, "any", "closed form", 1, "float32", asdict(macro), "layers")
+        function = lambda rows: [counts(space.layers(row, macro))[index[name]] for row in np.atleast_2d(rows)]  # noqa: E731
+        return Cost(stamp, function=function, space=space.fingerprint)
+
+    return {name: of(name) for name in index}
+
+
+def block_times(layers: Sequence[Layer], times: Mapping[str, float]) -> float:
+    """Sum of per-block times over a network.
+
+    Raises:
+        BadInput: a block is not in the table; a missing block is never taken for zero.
+    """
+    total = 0.0
+    for scope, block in {layer.scope: layer.block for layer in layers if layer.block}.items():
+        if block not in times:
+            raise BadInput(f"cost: block '{block}' (at {scope}) is not in the table; measure it first")
+        total += times[block]
+    return total

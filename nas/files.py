@@ -1,0 +1,74 @@
+"""Reading and writing small files so that a kill at any instant leaves the old or the new one, never half."""
+
+import json
+import math
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from nas.errors import BadInput
+
+MAX_JSON_BYTES = 64 * 2**20  # the largest honest one, a measured table, has a few megabytes
+
+
+def write_atomic(path: str | os.PathLike, content: bytes | str) -> None:
+    """Writes beside the target, flushes to disk, then renames over it."""
+    path = Path(path)
+    data = content.encode() if isinstance(content, str) else content
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def to_json(value: Any, *, indent: int | None = 1) -> str:
+    """Strict JSON: numpy scalars and arrays become numbers and lists, NaN and infinities null."""
+    return json.dumps(_plain(value), indent=indent, allow_nan=False)
+
+
+def _plain(value):
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    if hasattr(value, "tolist"):
+        return _plain(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def write_json(path: str | os.PathLike, value: Any) -> None:
+    """Writes strict JSON atomically."""
+    write_atomic(path, to_json(value) + "\n")
+
+
+def read_json(path: str | os.PathLike, what: str) -> dict:
+    """Reads a JSON object.
+
+    Raises:
+        BadInput: no such file, too large, truncated or not an object.
+    """
+    path = Path(path)
+    try:
+        if path.stat().st_size > MAX_JSON_BYTES:
+            raise BadInput(f"{path}: larger than {MAX_JSON_BYTES >> 20} MiB; that is no {what}")
+        data = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise BadInput(f"{path}: no such file; expected a {what}") from None
+    except OSError as error:
+        raise BadInput(f"{path}: cannot be read ({error.strerror}); expected a {what}") from None
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        detail = f"line {error.lineno}: {error.msg}" if isinstance(error, json.JSONDecodeError) else "not text"
+        raise BadInput(f"{path}: not valid JSON ({detail}); the {what} is broken or was cut off") from None
+    if not isinstance(data, dict):
+        raise BadInput(f"{path}: holds a {type(data).__name__}, not the JSON object of a {what}")
+    return data

@@ -1,0 +1,116 @@
+"""The run folder: a journal that is the truth, and the files people read, made from it."""
+
+import csv
+import io
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from nas.errors import BadInput
+from nas.files import read_json, to_json, write_atomic, write_json
+
+
+class RunFolder:
+    """One search on disk. Without a path everything stays in memory.
+
+    ``search.json`` says what is searched; ``journal.jsonl`` holds every event in the order the strategy saw them, each
+    line on disk before anyone relies on it; the rest can be made again from these two.
+    """
+
+    def __init__(self, path: str | os.PathLike | None, search: Mapping[str, Any], *, resume: bool = False):
+        """Opens a new folder, or goes on in one.
+
+        Raises:
+            BadInput: the folder holds a search and `resume` is off, holds another search, or cannot be written.
+        """
+        self.path = None if path is None else Path(path)
+        self._file: io.TextIOWrapper | None = None
+        self.events: list[dict[str, Any]] = []
+        if self.path is None:
+            return
+        described = json.loads(to_json(dict(search)))
+        file = self.path / "search.json"
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            if file.exists():
+                self._check_same(file, described, resume)
+                self.events = list(self._read())
+            else:
+                others = [p.name for p in self.path.iterdir() if p.name not in _OURS and p.suffix != ".json"]
+                if others:
+                    raise BadInput(f"out: {self.path} holds other files ({others[0]}); choose a new or empty folder")
+                write_json(file, described)
+            self._file = (self.path / "journal.jsonl").open("a")
+        except OSError as error:
+            raise BadInput(f"out: {self.path} cannot be written ({error.strerror}); choose another folder") from None
+
+    def _check_same(self, file, described, resume):
+        held = read_json(file, "search description")
+        if not resume:
+            raise BadInput(f"out: {self.path} holds a search already; add --resume to go on with it, or choose another")
+        for name in described:
+            if name not in _MAY_CHANGE and held.get(name) != described[name]:
+                raise BadInput(
+                    f"out: {self.path} holds another search: its {name} is {_short(held.get(name))}, "
+                    f"not {_short(described[name])}; give the same options or choose another folder"
+                )
+
+    def _read(self) -> Iterator[dict[str, Any]]:
+        """Events on disk. A last line cut off by a kill is dropped: nobody relied on it."""
+        path = self.path / "journal.jsonl"
+        if not path.exists():
+            return
+        data = path.read_bytes()
+        whole = data[: data.rfind(b"\n") + 1]
+        for number, line in enumerate(whole.splitlines(), 1):
+            try:
+                event = json.loads(line)
+                event["event"]
+            except (ValueError, KeyError, TypeError):
+                raise BadInput(
+                    f"{path}: line {number} is no event of a search; the journal was edited or damaged"
+                ) from None
+            yield event
+        if len(whole) < len(data):
+            with path.open("r+b") as file:
+                file.truncate(len(whole))
+
+    def append(self, event: dict[str, Any]) -> None:
+        """Adds one event and returns when it is on disk."""
+        self.events.append(event)
+        if self._file is not None:
+            self._file.write(to_json(event, indent=None) + "\n")
+            self._file.flush()
+            os.fsync(self._file.fileno())
+
+    def write(self, name: str, value: Any) -> None:
+        """Writes one file of the folder atomically: JSON, or text as it is."""
+        if self.path is not None:
+            write_atomic(self.path / name, value if isinstance(value, str) else to_json(value) + "\n")
+
+    def write_table(self, name: str, rows: list[dict[str, Any]]) -> None:
+        """Writes a CSV with the union of the rows' columns, in order of appearance."""
+        columns = list(dict.fromkeys(c for row in rows for c in row))
+        text = io.StringIO()
+        writer = csv.DictWriter(text, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        self.write(name, text.getvalue())
+
+    def close(self) -> None:
+        """Closes the journal."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
+_OURS = ("search.json", "journal.jsonl", "checkpoints", "ray", "baseline")
+# what may differ on resume: a search can be given more time, and moved
+_MAY_CHANGE = ("budget", "versions", "created", "executor")
+
+
+def _short(value: Any) -> str:
+    text = to_json(value, indent=None)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,124 @@
+"""The resolved layer list of one network: what counts, building, measuring, drawing and export all read."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+Shape = tuple[int, ...]  # of one example: (height, width, channels) or (features,)
+
+ACTIVATIONS = ("relu", "relu6", "hard_swish", "hard_sigmoid", "swish", "gelu", "sigmoid", "tanh")
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One primitive operation of a resolved network.
+
+    Attributes:
+        name: unique path, such as ``cells.3.edge_0_1.conv``; weights are kept under it.
+        op: one of `OPS`.
+        attributes: what the operation needs beyond shapes, JSON values.
+        inputs: indices of earlier layers.
+        input_shapes: their output shapes, without the batch.
+        output_shape: without the batch.
+        scope: the block this layer belongs to, such as ``cells.3.edge_0_1``; empty outside of blocks.
+        block: the block key, what a latency table lists: kind, input and output shapes of the block.
+    """
+
+    name: str
+    op: str
+    attributes: Mapping[str, Any]
+    inputs: tuple[int, ...]
+    input_shapes: tuple[Shape, ...]
+    output_shape: Shape
+    scope: str = ""
+    block: str = ""
+
+
+OPS = (
+    "input",
+    "conv",  # features, kernel (h, w), stride, dilation, groups, bias; padding dilation * (k - 1) // 2 on each side
+    "batch_norm",  # affine
+    "activation",  # kind
+    "avg_pool",  # window, stride; padding window // 2 (0 for an even window), padding not counted in the mean
+    "max_pool",  # window, stride, as avg_pool
+    "global_avg_pool",
+    "linear",  # features, bias
+    "add",
+    "zeros",  # no inputs
+    "concat",  # along channels; kept: for each possible part whether it is there, widths: of each possible part
+    "offset",  # drops the first row and column: the second half of a factorised reduction
+)
+
+
+# ---- counts ------------------------------------------------------------------------------------------------------
+def layer_params(layer: Layer) -> int:
+    """Trainable numbers of one layer (batch-norm statistics are not trained and not counted)."""
+    a = layer.attributes
+    match layer.op:
+        case "conv":
+            kernel = a["kernel"][0] * a["kernel"][1] * (layer.input_shapes[0][-1] // a["groups"]) * a["features"]
+            return kernel + (a["features"] if a["bias"] else 0)
+        case "linear":
+            return layer.input_shapes[0][-1] * a["features"] + (a["features"] if a["bias"] else 0)
+        case "batch_norm":
+            return 2 * layer.output_shape[-1] if a["affine"] else 0
+    return 0
+
+
+def layer_macs(layer: Layer) -> int:
+    """Multiply-accumulates of one layer for one example: convolutions and dense layers only, as papers count."""
+    a = layer.attributes
+    match layer.op:
+        case "conv":
+            per_output = a["kernel"][0] * a["kernel"][1] * (layer.input_shapes[0][-1] // a["groups"])
+            return math.prod(layer.output_shape) * per_output
+        case "linear":
+            return math.prod(layer.output_shape) * layer.input_shapes[0][-1]
+    return 0
+
+
+class Counts(NamedTuple):
+    """Closed-form properties of one network.
+
+    Attributes:
+        params: trainable numbers.
+        macs: multiply-accumulates for one example (FLOPs, as many papers use the word).
+        memory_bytes: peak activation memory of inference, see `peak_activation`.
+    """
+
+    params: int
+    macs: int
+    memory_bytes: int
+
+
+def counts(layers: tuple[Layer, ...], *, batch: int = 1, bytes_per_value: int = 4) -> Counts:
+    """Parameters, multiply-accumulates and peak activation memory of a resolved network."""
+    return Counts(
+        sum(map(layer_params, layers)),
+        sum(map(layer_macs, layers)),
+        peak_activation(layers) * batch * bytes_per_value,
+    )
+
+
+def peak_activation(layers: tuple[Layer, ...]) -> int:
+    """Largest number of activation values alive at once in inference, one example, layers run in order.
+
+    A value lives from the layer that makes it to its last reader. Batch norm and activations overwrite their input
+    when nobody reads it later (as every inference runtime does); other layers hold input and output together. The
+    weights are not included.
+    """
+    last = {i: at for at, layer in enumerate(layers) for i in layer.inputs}
+    last[len(layers) - 1] = len(layers)
+    alive: dict[int, int] = {}
+    peak = 0
+    for at, layer in enumerate(layers):
+        in_place = layer.op in ("batch_norm", "activation") and last.get(layer.inputs[0]) == at
+        if in_place:
+            alive.pop(layer.inputs[0])
+        alive[at] = math.prod(layer.output_shape)
+        peak = max(peak, sum(alive.values()))
+        for i in (*layer.inputs, at):
+            if last.get(i, -1) <= at:
+                alive.pop(i, None)
+    return peak

@@ -1,0 +1,204 @@
+"""A resolved layer list as a Flax network: what `build`, `extract` and a trained model are made of."""
+
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from nas import kernels
+from nas.layers import Layer
+
+Weights = dict[str, dict[str, jax.Array]]  # layer name -> {"kernel", "bias", "scale"}
+Stats = dict[str, dict[str, jax.Array]]  # layer name -> {"mean", "var"}
+
+# He et al. 2015; NAS-Bench-201 and DARTS leave PyTorch's default, which has a third of this variance and trains slower
+KERNEL_INIT = nnx.initializers.he_normal()
+# the head starts small, so that the first loss is the entropy of the classes
+LINEAR_INIT = nnx.initializers.lecun_normal()
+BATCH_NORM_MOMENTUM = 0.9
+BATCH_NORM_EPSILON = 1e-5
+
+
+class Network(nnx.Module):
+    """A network built from layers: a small real Flax module, with weights of this architecture alone.
+
+    Call it with float[B, H, W, C]; it gives what the last layer gives, logits float[B, classes] for a classifier.
+    ``network.train()`` and ``network.eval()`` switch batch norm as in Flax.
+    """
+
+    def __init__(self, layers: tuple[Layer, ...], *, rngs: nnx.Rngs):
+        self.layers = tuple(layers)
+        self.modules = nnx.Dict({_key(layer.name): _module(layer, rngs) for layer in layers if trains(layer)})
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """float[B, *input shape] -> float[B, *output shape]."""
+        return run_layers(self.layers, x, lambda layer, v: self.modules[_key(layer.name)](v))
+
+    def weights(self) -> tuple[Weights, Stats]:
+        """The arrays under layer names: trained weights, and batch-norm statistics."""
+        weights: Weights = {}
+        stats: Stats = {}
+        for layer in self.layers:
+            if trains(layer):
+                module = self.modules[_key(layer.name)]
+                for group, names in ((weights, ("kernel", "bias", "scale")), (stats, ("mean", "var"))):
+                    found = {n: getattr(module, n)[...] for n in names if getattr(module, n, None) is not None}
+                    if found:
+                        group[layer.name] = found
+        return weights, stats
+
+    def load(self, weights: Mapping, stats: Mapping) -> "Network":
+        """Sets every array from dictionaries as `weights` gives them, and returns the network."""
+        for layer in self.layers:
+            if trains(layer):
+                module = self.modules[_key(layer.name)]
+                for name, value in {**weights.get(layer.name, {}), **stats.get(layer.name, {})}.items():
+                    getattr(module, name)[...] = jnp.asarray(value)
+        return self
+
+
+def run_layers(layers: tuple[Layer, ...], x: jax.Array, trained) -> jax.Array:
+    """Runs the list in order; `trained(layer, value)` answers for the layers that hold weights."""
+    values: list = []
+    for layer in layers:
+        ins = [values[i] for i in layer.inputs]
+        if layer.op == "input":
+            values.append(x)
+        elif layer.op == "zeros":
+            values.append(jnp.zeros((x.shape[0], *layer.output_shape), x.dtype))
+        else:
+            values.append(trained(layer, ins[0]) if trains(layer) else _fixed(layer, ins))
+    return values[-1]
+
+
+def trains(layer: Layer) -> bool:
+    """Whether the layer holds weights or statistics."""
+    return layer.op in ("conv", "linear", "batch_norm")
+
+
+def _key(name: str) -> str:
+    return name.replace(".", "/")  # nnx paths join by dots
+
+
+def _module(layer: Layer, rngs: nnx.Rngs) -> nnx.Module:
+    a = layer.attributes
+    channels = layer.input_shapes[0][-1]
+    if layer.op == "linear":
+        return nnx.Linear(channels, a["features"], use_bias=a["bias"], kernel_init=LINEAR_INIT, rngs=rngs)
+    if layer.op == "batch_norm":
+        return nnx.BatchNorm(
+            channels,
+            momentum=BATCH_NORM_MOMENTUM,
+            epsilon=BATCH_NORM_EPSILON,
+            use_scale=a["affine"],
+            use_bias=a["affine"],
+            rngs=rngs,
+        )
+    padding = [(a["dilation"] * (k - 1) // 2,) * 2 for k in a["kernel"]]
+    return nnx.Conv(
+        channels,
+        a["features"],
+        a["kernel"],
+        strides=a["stride"],
+        padding=padding,
+        kernel_dilation=a["dilation"],
+        feature_group_count=a["groups"],
+        use_bias=a["bias"],
+        kernel_init=KERNEL_INIT,
+        # XLA's own depthwise convolution is 20-100 times slower than it should be on a CPU
+        conv_general_dilated=_depthwise if a["groups"] > 1 else jax.lax.conv_general_dilated,
+        rngs=rngs,
+    )
+
+
+def _depthwise(x, kernel, strides, padding, lhs_dilation, rhs_dilation, dimension_numbers, feature_group_count, **_):
+    return kernels.conv2d(x, kernel, stride=_int(strides), dilation=rhs_dilation[0], groups=feature_group_count)
+
+
+def activation(kind: str, x: jax.Array) -> jax.Array:
+    """One of `nas.layers.ACTIVATIONS`, element-wise."""
+    return getattr(jax.nn, kind)(x)
+
+
+def _fixed(layer: Layer, ins: list[jax.Array]) -> jax.Array:
+    a = layer.attributes
+    match layer.op:
+        case "activation":
+            return activation(a["kind"], ins[0])
+        case "avg_pool":
+            return kernels.avg_pool(ins[0], a["window"], stride=a["stride"])
+        case "max_pool":
+            return kernels.max_pool(ins[0], a["window"], stride=a["stride"])
+        case "global_avg_pool":
+            return ins[0].mean((1, 2))
+        case "add":
+            return sum(ins[1:], ins[0])
+        case "concat":
+            return jnp.concatenate(ins, -1)
+        case "offset":
+            return ins[0][:, 1:, 1:]
+    raise ValueError(f"layer '{layer.name}': no operation '{layer.op}'")
+
+
+# ---- the same list as pure functions -----------------------------------------------------------------------------
+def init_layers(layers: tuple[Layer, ...], key: jax.Array) -> tuple[Weights, Stats]:
+    """Newly drawn arrays of every layer that holds any, under layer names."""
+    trained = [layer for layer in layers if trains(layer)]
+    drawn = [(x.name, *init_layer(x, k)) for x, k in zip(trained, jax.random.split(key, len(trained)), strict=True)]
+    return {n: w for n, w, _ in drawn if w}, {n: s for n, _, s in drawn if s}
+
+
+def apply_layers(layers: tuple[Layer, ...], weights: Mapping, stats: Mapping, x: jax.Array, *, train: bool):
+    """(out, moved stats) of a resolved network as a pure function, with the kernels that are fast in loops."""
+    moved = dict(stats)
+
+    def trained(layer, value):
+        out, new = run_layer(layer, weights.get(layer.name, {}), stats.get(layer.name), [value], train)
+        if new is not None:
+            moved[layer.name] = new
+        return out
+
+    return run_layers(layers, x, trained), moved
+
+
+def init_layer(layer: Layer, key: jax.Array) -> tuple[dict, dict]:
+    """(weights, stats) of one layer, float32, newly drawn; the same distributions as the Flax module's."""
+    a = layer.attributes
+    channels = layer.input_shapes[0][-1]
+    if layer.op == "batch_norm":
+        weights = {"scale": jnp.ones(channels), "bias": jnp.zeros(channels)} if a["affine"] else {}
+        return weights, {"mean": jnp.zeros(channels), "var": jnp.ones(channels)}
+    if layer.op == "conv":
+        kernel = KERNEL_INIT(key, (*a["kernel"], channels // a["groups"], a["features"]), jnp.float32)
+    else:
+        kernel = LINEAR_INIT(key, (channels, a["features"]), jnp.float32)
+    return {"kernel": kernel} | ({"bias": jnp.zeros(a["features"])} if a["bias"] else {}), {}
+
+
+def run_layer(layer: Layer, weights: Mapping, stats: Mapping | None, ins: list[jax.Array], train: bool):
+    """(output, moved stats or None) of any one layer."""
+    if not trains(layer):
+        return _fixed(layer, ins), None
+    a, x = layer.attributes, ins[0]
+    if layer.op == "batch_norm":
+        out, (mean, var) = kernels.batch_norm(
+            x,
+            weights.get("scale"),
+            weights.get("bias"),
+            stats["mean"],
+            stats["var"],
+            train=train,
+            momentum=BATCH_NORM_MOMENTUM,
+            epsilon=BATCH_NORM_EPSILON,
+        )
+        return out, {"mean": mean, "var": var}
+    if layer.op == "conv":
+        out = kernels.conv2d(x, weights["kernel"], stride=_int(a["stride"]), dilation=a["dilation"], groups=a["groups"])
+    else:
+        out = x @ weights["kernel"]
+    return out + weights["bias"] if "bias" in weights else out, None
+
+
+def _int(stride):
+    return stride[0] if stride[0] == stride[1] else stride

@@ -1,0 +1,178 @@
+"""From metrics and costs to what a strategy maximises: limits, MnasNet's reward, Pareto axes."""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from nas.errors import BadInput, suggest
+
+# factor to the unit of the quantity; counts have no unit of their own, so a prefix says their size
+UNITS = {
+    "latency": ("ms", {"us": 1e-3, "ms": 1.0, "s": 1e3}),
+    "energy": ("mj", {"uj": 1e-3, "mj": 1.0, "j": 1e3}),
+    "memory": (
+        "bytes",
+        {"b": 1.0, "bytes": 1.0, "kb": 1e3, "mb": 1e6, "gb": 1e9, "kib": 2**10, "mib": 2**20, "gib": 2**30},
+    ),
+    "params": ("", {"params": 1.0, "k": 1e3, "m": 1e6, "g": 1e9}),
+    "macs": ("", {"macs": 1.0, "k": 1e3, "m": 1e6, "g": 1e9}),
+}
+
+
+def parse_quantity(text: str, quantity: str, where: str) -> float:
+    """``"20ms"`` to a number in the unit of the quantity (ms, mj, bytes, or a plain count).
+
+    Raises:
+        BadInput: no number, no unit, or a unit of another quantity. Nothing is guessed: seconds have been taken for
+            milliseconds too often.
+    """
+    units = UNITS[quantity][1]
+    shown = ", ".join(units)
+    found = re.fullmatch(r"\s*([0-9]*\.?[0-9]+(?:e[-+]?[0-9]+)?)\s*([a-z]*)\s*", text, re.IGNORECASE)
+    if not found:
+        raise BadInput(f"{where}: '{text}' is not a number with a unit; write for example 20{next(iter(units))}")
+    number, unit = float(found[1]), found[2].lower()
+    if not unit:
+        raise BadInput(f"{where}: '{text}' has no unit; {quantity} takes one of {shown}")
+    if unit not in units:
+        raise BadInput(f"{where}: '{found[2]}' is no unit of {quantity}; it takes one of {shown}")
+    if not number > 0 or not math.isfinite(number):
+        raise BadInput(f"{where}: '{text}' must be above zero")
+    return number * units[unit]
+
+
+@dataclass(frozen=True)
+class Limit:
+    """At most `value` (in the cost's unit) of the cost called `cost`."""
+
+    cost: str
+    value: float
+
+
+@dataclass(frozen=True)
+class Objective:
+    """Scores (to maximise) and violations of one candidate from its metrics.
+
+    Attributes:
+        kind: ``accuracy``; ``mnasnet``, one score that trades accuracy against one cost; ``pareto``, accuracy and the
+            negative of each cost as separate scores.
+        costs: names of the costs it reads (one for mnasnet, at least one for pareto).
+        target: mnasnet's T, in the cost's unit.
+        alpha: mnasnet's exponent below the target.
+        beta: mnasnet's exponent above the target.
+        limits: constraints, whatever the kind.
+        metric: what accuracy means; higher is better.
+    """
+
+    kind: str = "accuracy"
+    costs: tuple[str, ...] = ()
+    target: float | None = None
+    alpha: float = 0.0
+    beta: float = 0.0
+    limits: tuple[Limit, ...] = ()
+    metric: str = "accuracy"
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """Names of the scores."""
+        return (self.metric, *self.costs) if self.kind == "pareto" else (self.kind,)
+
+    def __call__(self, metrics: Mapping[str, float]) -> tuple[np.ndarray, np.ndarray]:
+        """(scores float32[M], violation float32[C]); a violation is relative: 0.1 is ten per cent over the limit.
+
+        Scores are NaN where a metric is missing or not finite: the candidate has failed.
+        """
+        get = lambda name: float(metrics.get(name, math.nan))  # noqa: E731
+        quality = get(self.metric)
+        if self.kind == "accuracy":
+            scores = [quality]
+        elif self.kind == "mnasnet":
+            ratio = get(self.costs[0]) / (self.target or math.nan)
+            scores = [quality * ratio ** (self.alpha if ratio <= 1 else self.beta)]
+        else:
+            scores = [quality, *(-get(c) for c in self.costs)]
+        violation = [max(0.0, get(limit.cost) / limit.value - 1.0) for limit in self.limits]
+        out = np.asarray(scores, np.float32)
+        return np.where(np.isfinite(out).all(), out, np.nan), np.asarray(violation, np.float32)
+
+
+def accuracy(*, limits: Sequence[Limit] = (), metric: str = "accuracy") -> Objective:
+    """Maximise accuracy; limits are constraints."""
+    return Objective("accuracy", limits=tuple(limits), metric=metric)
+
+
+def mnasnet(
+    cost: str,
+    target: float,
+    *,
+    alpha: float = -0.07,
+    beta: float = -0.07,
+    limits: Sequence[Limit] = (),
+    metric: str = "accuracy",
+) -> Objective:
+    """Accuracy times (cost / target) to a power (Tan et al., MnasNet, CVPR 2019, equation 2).
+
+    The default is the paper's soft form, alpha = beta = -0.07: five per cent of accuracy for twice the latency. Its
+    hard form is alpha = 0, beta = -1.
+    """
+    if not target > 0:
+        raise BadInput(f"mnasnet: target is {target}; it must be above zero, in the unit of '{cost}'")
+    return Objective("mnasnet", (cost,), target, alpha, beta, tuple(limits), metric)
+
+
+def pareto(*costs: str, limits: Sequence[Limit] = (), metric: str = "accuracy") -> Objective:
+    """Accuracy against each cost, as separate scores."""
+    if not costs:
+        raise BadInput("objective pareto needs at least one cost to set against accuracy; add --cost NAME=...")
+    return Objective("pareto", tuple(costs), limits=tuple(limits), metric=metric)
+
+
+def check_costs(objective: Objective, known: Sequence[str]) -> None:
+    """Refuses an objective that reads a cost nobody computes.
+
+    Raises:
+        BadInput: names the unknown cost and the known ones.
+    """
+    for name in (*objective.costs, *(limit.cost for limit in objective.limits)):
+        if name not in known:
+            raise BadInput(f"objective: no cost '{name}'; {suggest(name, known)}")
+
+
+# ---- Pareto ------------------------------------------------------------------------------------------------------
+def dominates(scores: jax.Array, violation: jax.Array) -> jax.Array:
+    """bool[N, N]: entry (i, j) says that i dominates j, under constraints (Deb et al., NSGA-II, 2002).
+
+    Feasible beats infeasible; among infeasible ones the smaller total violation wins; among feasible ones i dominates
+    j when it is nowhere worse and somewhere better. NaN scores are dominated by every other.
+    """
+    failed = ~jnp.isfinite(scores).all(-1)
+    scores = jnp.where(failed[:, None], -jnp.inf, scores)
+    total = jnp.where(failed, jnp.inf, violation.sum(-1))
+    a, b = scores[:, None], scores[None]
+    better = (a >= b).all(-1) & (a > b).any(-1)
+    feasible = total <= 0
+    return jnp.where(feasible[:, None] & feasible[None], better, total[:, None] < total[None])
+
+
+def fitness(scores: jax.Array, violation: jax.Array, *, valid: jax.Array) -> jax.Array:
+    """float32[N]: higher is fitter; one number for tournaments, whatever the number of objectives.
+
+    It is minus the number of members that dominate each one, so with one objective it orders as the score does.
+    Invalid entries are -inf.
+    """
+    beaten = (dominates(scores, violation) & valid[:, None]).sum(0)
+    return jnp.where(valid, -beaten.astype(jnp.float32), -jnp.inf)
+
+
+def pareto_front(scores: np.ndarray, violation: np.ndarray) -> np.ndarray:
+    """bool[N]: not dominated by any other, feasible and not failed. Of identical points all are kept."""
+    scores, violation = np.asarray(scores, np.float32), np.asarray(violation, np.float32)
+    if not len(scores):
+        return np.zeros(0, bool)
+    ok = np.isfinite(scores).all(-1) & (violation.sum(-1) <= 0)
+    return np.asarray(~(np.asarray(dominates(scores, violation)) & ok[:, None]).any(0)) & ok

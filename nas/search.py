@@ -1,0 +1,403 @@
+"""The search: strategy, evaluation and objective joined by a journal; in this process here, through Ray in `nas.tune`."""
+
+import dataclasses
+import datetime
+import functools
+import math
+import platform
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib import metadata
+from typing import Any
+
+import jax
+import numpy as np
+
+from nas.cost import Cost, count_costs
+from nas.errors import BadInput
+from nas.evaluate import CandidateFailed, Evaluation, Job, keep_going
+from nas.journal import RunFolder
+from nas.objective import Objective, check_costs, pareto_front
+from nas.space import SearchSpace
+from nas.strategy import Strategy
+
+
+@dataclass
+class Trial:
+    """One candidate and what became of it.
+
+    Attributes:
+        id: in the order of asking.
+        row: int32[L].
+        epochs: asked for; 0 is what the recipe says.
+        random: drawn without using any result.
+        status: pending, finished, stopped (at a rung) or failed.
+        metrics: of the last report, costs included under their column names.
+        scores: float32[M], NaN when failed.
+        violation: float32[C].
+        reason: why it failed.
+        seconds: of the worker.
+        rungs: epochs -> score at that rung.
+    """
+
+    id: int
+    row: np.ndarray
+    epochs: int = 0
+    random: bool = False
+    status: str = "pending"
+    metrics: dict[str, float] = field(default_factory=dict)
+    scores: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
+    violation: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
+    reason: str = ""
+    seconds: float = 0.0
+    rungs: dict[int, float] = field(default_factory=dict)
+
+    @property
+    def feasible(self) -> bool:
+        """Finished within every limit."""
+        return self.status == "finished" and bool(np.isfinite(self.scores).all()) and float(self.violation.sum()) <= 0
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a search gives back; the same from this process and from Ray Tune.
+
+    Attributes:
+        space: searched.
+        objective: maximised.
+        trials: all of them, by id.
+        best: the best finished trial within the limits (the most accurate one of a Pareto search), or None.
+        pareto: trials that no other dominates, most accurate first.
+        seconds: wall time of this call.
+        device_seconds: time that workers spent on candidates, all calls together.
+        complete: whether the whole budget was used.
+        out: the run folder, or None.
+    """
+
+    space: SearchSpace
+    objective: Objective
+    trials: tuple[Trial, ...]
+    best: Trial | None
+    pareto: tuple[Trial, ...]
+    seconds: float
+    device_seconds: float
+    complete: bool
+    out: Any = None
+
+
+class Driver:
+    """The one place where strategy, journal and trials meet; both executors only move jobs and reports.
+
+    Every change is in the journal, on disk, before the strategy is told or a candidate handed out. A driver opened on
+    an old journal replays it through the strategy and goes on where it ended; candidates that were handed out and not
+    reported are handed out again, under their old id.
+    """
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        strategy: Strategy,
+        *,
+        objective: Objective,
+        costs: Mapping[str, Cost],
+        folder: RunFolder,
+        seed: int,
+        trials: int | None,
+        seconds: float | None,
+        eta: int | None = None,
+    ):
+        self.space, self.objective, self.folder, self.seed = space, objective, folder, seed
+        self.costs = {**count_costs(space), **costs}
+        self.columns = {name: cost_column(name, cost) for name, cost in self.costs.items()}
+        check_costs(objective, list(self.costs))
+        self.limit, self.eta = trials, eta
+        self.deadline = None if seconds is None else time.monotonic() + seconds
+        self.stopping = False
+        self.trials: list[Trial] = []
+        self._again: list[Trial] = []
+        self._rungs: dict[int, list[float]] = {}
+        self._ask = functools.partial(jax.jit(strategy.ask, static_argnums=1)) if strategy.pure else strategy.ask
+        self._tell = jax.jit(strategy.tell) if strategy.pure else strategy.tell
+        self._done = strategy.done
+        self.state = strategy.init(jax.random.key(seed))
+        self._replay()
+
+    # ---- what executors call -------------------------------------------------------------------------------------
+    def next(self) -> Job | None:
+        """The next job; None means wait for results, or nothing is left (`over`)."""
+        if self._again:
+            return self._job(self._again.pop(0))
+        if self.exhausted:
+            return None
+        asked, state = self._ask(self.state, 1)
+        if int(asked.id[0]) < 0:
+            return None
+        trial = Trial(int(asked.id[0]), np.asarray(asked.row[0]), int(asked.epochs[0]), bool(asked.random[0]))
+        if trial.id != len(self.trials):
+            raise BadInput(f"strategy: it asked for id {trial.id} where {len(self.trials)} is next; ids count from 0")
+        if not bool(self.space.valid(trial.row[None])[0]):
+            raise BadInput(f"strategy: row {trial.row.tolist()} is not allowed in space '{self.space.name}'")
+        self.folder.append(
+            {"event": "asked", "id": trial.id, "row": trial.row, "epochs": trial.epochs, "random": trial.random}
+        )
+        self.state = state
+        self.trials.append(trial)
+        return self._job(trial)
+
+    def rung(self, id: int, metrics: Mapping[str, float]) -> bool:
+        """A report before the end; whether to go on with the candidate."""
+        trial = self.trials[id]
+        score = float(self.objective(self._with_costs(trial, metrics))[0][0])
+        epochs = int(metrics["epochs"])
+        goes_on = self.eta is None or keep_going(self._rungs.get(epochs, []), score, self.eta)
+        self.folder.append({"event": "rung", "id": id, "epochs": epochs, "score": score, "goes_on": goes_on})
+        self._apply_rung(trial, epochs, score)
+        return goes_on
+
+    def finish(self, id: int, metrics: Mapping[str, float], *, stopped: bool = False) -> Trial:
+        """The candidate's last metrics."""
+        trial = self.trials[id]
+        found = self._with_costs(trial, metrics)
+        scores, violation = self.objective(found)
+        if not np.isfinite(scores).all():
+            missing = [n for n, v in found.items() if not math.isfinite(v)] or [self.objective.metric]
+            return self.fail(id, f"no finite value of {', '.join(missing)}", seconds=found.get("seconds", 0.0))
+        status = "stopped" if stopped else "finished"
+        event = {"event": status, "id": id, "metrics": found, "scores": scores, "violation": violation}
+        self.folder.append(event)
+        return self._apply_result(trial, event)
+
+    def fail(self, id: int, reason: str, *, seconds: float = 0.0) -> Trial:
+        """The candidate could not be evaluated; the search goes on."""
+        event = {"event": "failed", "id": id, "reason": " ".join(reason.split())[:500], "seconds": seconds}
+        self.folder.append(event)
+        return self._apply_result(self.trials[id], event)
+
+    @property
+    def exhausted(self) -> bool:
+        """No new candidate will be asked for."""
+        out_of_time = self.deadline is not None and time.monotonic() >= self.deadline
+        enough = self.limit is not None and len(self.trials) >= self.limit
+        return self.stopping or out_of_time or enough or bool(self._done(self.state))
+
+    @property
+    def over(self) -> bool:
+        """Nothing is left to ask, and nothing is under way."""
+        return not self._again and self.exhausted and all(t.status != "pending" for t in self.trials)
+
+    # ---- inside --------------------------------------------------------------------------------------------------
+    def _job(self, trial):
+        return Job(trial.id, trial.row, trial.epochs, self.seed)
+
+    def _with_costs(self, trial, metrics):
+        found = {name: float(value) for name, value in metrics.items()}
+        for name, cost in self.costs.items():
+            found[self.columns[name]] = found[name] = float(cost(trial.row[None])[0])
+        return found
+
+    def _apply_rung(self, trial, epochs, score):
+        self._rungs.setdefault(epochs, []).append(score)
+        trial.rungs[epochs] = score
+
+    def _apply_result(self, trial, event):
+        nan = np.full(len(self.objective.axes), np.nan, np.float32)
+        trial.status = event["event"]
+        trial.scores = np.asarray(event.get("scores", nan), np.float32)
+        trial.violation = np.asarray(event.get("violation", np.zeros(len(self.objective.limits))), np.float32)
+        trial.metrics = {
+            n: v for n, v in event.get("metrics", {}).items() if n not in self.costs or n == self.columns[n]
+        }
+        trial.reason = event.get("reason", "")
+        trial.seconds = float(trial.metrics.get("seconds", event.get("seconds", 0.0)))
+        self.state = self._tell(self.state, np.asarray([trial.id]), trial.scores[None], trial.violation[None])
+        return trial
+
+    def _replay(self):
+        for event in self.folder.events:
+            kind, id = event["event"], event.get("id", -1)
+            if kind == "asked":
+                asked, self.state = self._ask(self.state, 1)
+                if int(asked.id[0]) != id or np.asarray(asked.row[0]).tolist() != event["row"]:
+                    raise BadInput(
+                        f"out: trial {id} of the journal is not what this strategy asks for; versions differ, or it was edited"
+                    )
+                self.trials.append(Trial(id, np.asarray(event["row"], np.int32), event["epochs"], event["random"]))
+            elif kind == "rung":
+                self._apply_rung(
+                    self.trials[id], event["epochs"], math.nan if event["score"] is None else event["score"]
+                )
+            elif kind in ("finished", "stopped", "failed"):
+                self._apply_result(self.trials[id], event)
+        self._again = [t for t in self.trials if t.status == "pending"]
+        for trial in self._again:  # a candidate that starts again passes its rungs again
+            for epochs, score in trial.rungs.items():
+                self._rungs[epochs].remove(score)
+            trial.rungs = {}
+
+    def result(self, started: float) -> Result:
+        """The search so far."""
+        done = [t for t in self.trials if t.status == "finished"]
+        scores = np.stack([t.scores for t in done]) if done else np.zeros((0, 1), np.float32)
+        violation = np.stack([t.violation for t in done]) if done else np.zeros((0, 0), np.float32)
+        front = [t for t, on in zip(done, pareto_front(scores, violation), strict=True) if on]
+        front.sort(key=lambda t: (-t.scores[0], t.id))
+        return Result(
+            space=self.space,
+            objective=self.objective,
+            trials=tuple(self.trials),
+            best=front[0] if front else None,
+            pareto=tuple(front),
+            seconds=time.monotonic() - started,
+            device_seconds=sum(t.seconds for t in self.trials),
+            complete=self.over and not self.stopping,
+            out=self.folder.path,
+        )
+
+
+def cost_column(name: str, cost: Cost) -> str:
+    """Column name of a cost: unit in the name, and the quantity once."""
+    suffix = cost.column
+    return suffix if suffix.split("_")[0] == name else f"{name}_{suffix}"
+
+
+Observer = Callable[[str, Driver, Trial | None], None]
+
+
+def quiet(event: str, driver: Driver, trial: Trial | None) -> None:
+    """An observer that shows nothing."""
+
+
+def search(
+    space: SearchSpace,
+    strategy: Strategy,
+    evaluation: Evaluation,
+    *,
+    objective: Objective | None = None,
+    costs: Mapping[str, Cost] | None = None,
+    trials: int | None = None,
+    seconds: float | None = None,
+    seed: int = 0,
+    eta: int | None = None,
+    out: Any = None,
+    resume: bool = False,
+    observer: Observer = quiet,
+) -> Result:
+    """Searches in this process, one candidate after the other.
+
+    Args:
+        space: what is searched.
+        strategy: from `strategies`, closed over the same space.
+        evaluation: `nas.evaluate.Scratch`, `nas.evaluate.function`, or anything called once that gives a function from
+            `Job` to an iterator of metrics.
+        objective: what is maximised; default `nas.objective.accuracy()`.
+        costs: name -> cost, beside ``params``, ``macs`` and ``memory``, which are always there.
+        trials: candidates to evaluate; and/or
+        seconds: wall time after which no new candidate starts, whichever comes first.
+        seed: of everything random.
+        eta: stop a candidate at a rung unless it is in the best 1/eta there; None trains all to the end.
+        out: run folder; None keeps everything in memory.
+        resume: go on in `out`.
+        observer: called with ("start" | "asked" | "rung" | "told" | "end", driver, trial or None).
+
+    Raises:
+        BadInput: no budget, an unknown cost, or a folder that holds another search.
+
+    A keyboard interrupt ends the search with what is there; the candidate under way is not lost to a resume.
+    """
+    started = time.monotonic()
+    driver = open_driver(
+        space, strategy, evaluation, objective, costs, trials, seconds, seed, eta, out, resume, executor="local"
+    )
+    observer("start", driver, None)
+    try:
+        evaluate = evaluation() if not driver.over else None
+        while (job := driver.next()) is not None:
+            observer("asked", driver, driver.trials[job.id])
+            observer("told", driver, _evaluate_one(driver, evaluate, job, observer))
+    except KeyboardInterrupt:
+        driver.stopping = True
+    finally:
+        driver.folder.close()
+    result = driver.result(started)
+    observer("end", driver, None)
+    return result
+
+
+def _evaluate_one(driver, evaluate, job, observer):
+    metrics: Mapping[str, float] | None = None
+    reports = evaluate(job)
+    began = time.monotonic()
+    try:
+        for following in reports:
+            if metrics is not None:
+                observer("rung", driver, driver.trials[job.id])
+                if not driver.rung(job.id, metrics):
+                    reports.close()
+                    return driver.finish(job.id, metrics, stopped=True)
+            metrics = following
+    except (CandidateFailed, FloatingPointError, MemoryError, jax.errors.JaxRuntimeError) as error:
+        return driver.fail(job.id, str(error) or type(error).__name__, seconds=time.monotonic() - began)
+    if metrics is None:
+        return driver.fail(job.id, "the evaluation gave no metrics")
+    return driver.finish(job.id, {"seconds": time.monotonic() - began, **metrics})
+
+
+def open_driver(
+    space, strategy, evaluation, objective, costs, trials, seconds, seed, eta, out, resume, *, executor: str
+) -> Driver:
+    """Checks the arguments of a search and opens its folder."""
+    objective = objective or Objective()
+    if trials is None and seconds is None:
+        raise BadInput("budget: say how much to search: trials=N and/or seconds=S (--trials 24, --time 2h)")
+    if trials is not None and (isinstance(trials, bool) or not isinstance(trials, int) or trials < 1):
+        raise BadInput(f"trials is {trials!r}; it must be a whole number of at least 1")
+    if seconds is not None and not seconds > 0:
+        raise BadInput(f"time is {seconds!r}; it must be above zero")
+    if eta is not None and eta < 2:
+        raise BadInput(f"eta is {eta}; it must be at least 2")
+    described = {
+        "schema": "nas.search/1",
+        "space": describe_space(space),
+        "strategy": {"name": strategy.name, "arguments": dict(strategy.arguments)},
+        "evaluation": evaluation.describe() if hasattr(evaluation, "describe") else {"kind": "function"},
+        "objective": dataclasses.asdict(objective),
+        "costs": {n: dataclasses.asdict(c.stamp) for n, c in (costs or {}).items()},
+        "seed": seed,
+        "eta": eta,
+        "budget": {"trials": trials, "seconds": seconds},
+        "executor": executor,
+        "versions": versions(),
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+    folder = RunFolder(out, described, resume=resume)
+    return Driver(
+        space,
+        strategy,
+        objective=objective,
+        costs=costs or {},
+        folder=folder,
+        seed=seed,
+        trials=trials,
+        seconds=seconds,
+        eta=eta,
+    )
+
+
+def describe_space(space: SearchSpace) -> dict[str, Any]:
+    """Name, arguments and fingerprint."""
+    return {"name": space.name, "arguments": dict(space.arguments), "fingerprint": space.fingerprint}
+
+
+def versions() -> dict[str, str]:
+    """Python and the packages that numbers depend on."""
+    found = {"python": platform.python_version()}
+    for package in ("jax", "jaxlib", "flax", "optax", "numpy", "ray"):
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = "absent"
+    return found
+
+
+__all__ = ["Driver", "Result", "Trial", "search"]

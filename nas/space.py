@@ -1,0 +1,297 @@
+"""Search spaces: an architecture is a row of integers, one per decision."""
+
+import functools
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from nas.errors import BadInput, suggest
+
+if TYPE_CHECKING:
+    from nas.layers import Layer
+    from nas.supernet import Supernet
+
+Row = Any  # int32[L], numpy or jax
+Archs = Any  # int32[N, L]
+
+
+@dataclass(frozen=True)
+class Macro:
+    """The frame around the searched part: what the same row is searched at and deployed at.
+
+    Attributes:
+        width: channels after the stem (the paper's C or F).
+        depth: cells; what is counted is the space's to say (a stage in NAS-Bench-201, the whole network in DARTS).
+        input: (height, width, channels) of one image.
+        classes: outputs of the head.
+    """
+
+    width: int
+    depth: int
+    input: tuple[int, int, int]
+    classes: int
+
+    def __post_init__(self):
+        object.__setattr__(self, "input", tuple(self.input))
+        for name in ("width", "depth", "classes"):
+            value = getattr(self, name)
+            if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
+                raise BadInput(f"macro {name} is {value!r}; it must be a whole number of at least 1")
+        if len(self.input) != 3 or any(not isinstance(n, int | np.integer) or n < 1 for n in self.input):
+            raise BadInput(f"macro input is {self.input!r}; it must be height, width, channels, each at least 1")
+
+
+@dataclass(frozen=True)
+class Decision:
+    """One choice: a name and its options, JSON values in order. A row holds the option's index."""
+
+    name: str
+    options: tuple[Any, ...]
+
+    def __post_init__(self):
+        object.__setattr__(self, "options", tuple(self.options))
+        if not self.options:
+            raise BadInput(f"decision '{self.name}' has no options; give it at least one")
+
+
+@dataclass(frozen=True, eq=False)
+class SearchSpace:
+    """A space of architectures: frozen data and a few pure functions.
+
+    A row is ``int32[L]``: for each decision the index of its option. Name, decisions, network and macro are needed;
+    what is left out has a default.
+
+    Attributes:
+        name: the name configs are exported under.
+        decisions: in the order they are taken; `allowed` may look back, never ahead.
+        network: ``(net, macro) -> value``, the network written once against `nas.builder.LayerBuilder`'s methods, with
+            ``net.choice`` wherever the row decides. Layers, counts, the Flax network and the shared program follow.
+        macro: the frame searched at when none is given.
+        allowed_of: ``(row int32[L], i) -> bool[K]``, jittable in `row`, `i` a Python int: options of decision `i` given
+            the decisions before it; entries from `i` on must not be read. An inactive decision allows option 0 alone.
+            Default: every option.
+        key_of: ``(row int32[L]) -> int32[L]``, jittable: one row for all rows whose networks compute the same function
+            family. For detecting duplicates only: twins are trained as given (their measured accuracies differ).
+        supernet_of: ``(space, macro) -> Supernet``: a hand-written program for every row. Default: the one that
+            `network` gives.
+        factors: groups of decision indices such that parameters, multiply-accumulates and measured block times add
+            over the groups. Default: each decision alone. Checked when a cost is tabulated.
+        arguments: what the factory was called with (JSON), so that a config can call it again.
+    """
+
+    name: str
+    decisions: tuple[Decision, ...]
+    network: Callable[[Any, Macro], Any]
+    macro: Macro
+    allowed_of: Callable[[Row, int], Any] | None = None
+    key_of: Callable[[Row], Row] | None = None
+    supernet_of: "Callable[[SearchSpace, Macro], Supernet] | None" = None
+    factors: tuple[tuple[int, ...], ...] | None = None
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self):
+        object.__setattr__(self, "decisions", tuple(self.decisions))
+        names = [d.name for d in self.decisions]
+        twice = next((n for n in names if names.count(n) > 1), None)
+        if twice or not names:
+            raise BadInput(
+                f"space '{self.name}': " + (f"decision '{twice}' appears twice" if twice else "no decisions")
+            )
+
+    # ---- shape -------------------------------------------------------------------------------------------------
+    @property
+    def length(self) -> int:
+        """L, the number of decisions."""
+        return len(self.decisions)
+
+    @property
+    def cardinalities(self) -> tuple[int, ...]:
+        """Options of each decision."""
+        return tuple(len(d.options) for d in self.decisions)
+
+    @property
+    def fingerprint(self) -> str:
+        """Sixteen hex digits over name, arguments and decisions: a config fits a space only when they agree."""
+        what = [self.name, dict(self.arguments), [[d.name, list(d.options)] for d in self.decisions]]
+        return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
+
+    # ---- the network -------------------------------------------------------------------------------------------
+    def layers(self, row: Row, macro: Macro | None = None) -> "tuple[Layer, ...]":
+        """The resolved layers of one network: shapes, attributes, wiring. Counts, building and drawing read these."""
+        from nas.builder import LayerBuilder
+
+        macro = macro or self.macro
+        net = LayerBuilder(macro.input, self.decisions, np.asarray(row).tolist())
+        return net.finish(self.network(net, macro))
+
+    def build(self, row: Row, macro: Macro | None = None, *, rngs):
+        """A Flax network of this one architecture, newly initialised from `rngs` (``flax.nnx.Rngs``)."""
+        from nas.network import Network
+
+        return Network(self.layers(row, macro), rngs=rngs)
+
+    def supernet(self, macro: Macro | None = None) -> "Supernet":
+        """One program that serves every row at this macro."""
+        from nas.supernet import choice_supernet
+
+        return (self.supernet_of or choice_supernet)(self, macro or self.macro)
+
+    # ---- rows --------------------------------------------------------------------------------------------------
+    def allowed(self, row: Row, i: int) -> jax.Array:
+        """bool[K], K the largest cardinality: options of decision `i` given the earlier decisions of `row`."""
+        k, width = len(self.decisions[i].options), max(self.cardinalities)
+        mask = jnp.ones(k, bool) if self.allowed_of is None else jnp.asarray(self.allowed_of(row, i), bool)[:k]
+        return jnp.pad(mask, (0, width - k))
+
+    def sample(self, key: jax.Array, n: int) -> jax.Array:
+        """int32[n, L]: each decision uniform over what is allowed given the earlier ones.
+
+        That is uniform over rows only where every option is always allowed.
+        """
+        return jax.vmap(self._sample_one)(jax.random.split(key, n))
+
+    def _sample_one(self, key):
+        uniform = jax.random.uniform(key, (self.length,))
+        row = jnp.zeros(self.length, jnp.int32)
+        for i in range(self.length):
+            row = row.at[i].set(_pick(self.allowed(row, i), uniform[i]))
+        return row
+
+    def mutate(self, key: jax.Array, rows: Archs) -> jax.Array:
+        """int32[N, L] -> int32[N, L]: one decision of each row changed to another allowed option.
+
+        The decision is uniform over those that have a choice. Later decisions stay where they are still allowed and
+        are drawn anew where they are not. A row without any choice comes back as it is.
+        """
+        rows = jnp.asarray(rows, jnp.int32)
+        return jax.vmap(self._mutate_one)(jax.random.split(key, rows.shape[0]), rows)
+
+    def _mutate_one(self, key, row):
+        choose, uniforms = jax.random.split(key)
+        free = jnp.stack([self.allowed(row, i).sum() > 1 for i in range(self.length)])
+        target = jnp.where(free.any(), _pick(free, jax.random.uniform(choose)), -1)
+        uniform = jax.random.uniform(uniforms, (self.length,))
+        for i in range(self.length):
+            mask = self.allowed(row, i)
+            other = mask & (jnp.arange(mask.shape[0]) != row[i])
+            drawn = _pick(jnp.where(target == i, other, mask), uniform[i])
+            keep = (target != i) & mask[row[i]]
+            row = row.at[i].set(jnp.where(keep, row[i], drawn))
+        return row
+
+    def neighbours(self, row: Row) -> np.ndarray:
+        """int32[M, L]: every row one allowed change away (later decisions that no longer fit take their first)."""
+        row = np.asarray(row, np.int32)
+        found = []
+        for i in range(self.length):
+            for option in np.flatnonzero(np.asarray(self.allowed(row, i))):
+                if option != row[i]:
+                    other = row.copy()
+                    other[i] = option
+                    found.append(self._repair(other, i + 1))
+        return np.asarray(found, np.int32).reshape(-1, self.length)
+
+    def _repair(self, row, start):
+        for i in range(start, self.length):
+            mask = np.asarray(self.allowed(row, i))
+            if not mask[row[i]]:
+                row[i] = int(np.argmax(mask))
+        return row
+
+    def key(self, row: Row) -> Row:
+        """int32[L]: equal for equivalent networks. For duplicates only; train the row as given."""
+        return row if self.key_of is None else self.key_of(row)
+
+    def valid(self, rows: Archs) -> jax.Array:
+        """bool[N]: every decision within its options and allowed given the earlier ones. Jittable."""
+        return jax.vmap(self._valid_one)(jnp.asarray(rows, jnp.int32))
+
+    def _valid_one(self, row):
+        inside = (row >= 0) & (row < jnp.asarray(self.cardinalities))
+        safe = jnp.where(inside, row, 0)
+        return inside.all() & jnp.stack([self.allowed(safe, i)[safe[i]] for i in range(self.length)]).all()
+
+    # ---- names -------------------------------------------------------------------------------------------------
+    def decode(self, row: Row) -> dict[str, Any]:
+        """Row to ``{decision name: option value}``."""
+        return {d.name: d.options[int(i)] for d, i in zip(self.decisions, np.asarray(row), strict=True)}
+
+    def encode(self, choices: Mapping[str, Any]) -> np.ndarray:
+        """``{decision name: option value}`` to a row int32[L].
+
+        Raises:
+            BadInput: a decision is missing or unknown, an option unknown, or the combination is not allowed.
+        """
+        names = {d.name for d in self.decisions}
+        unknown = next((n for n in choices if n not in names), None)
+        if unknown is not None:
+            raise BadInput(f"choices: no decision '{unknown}' in space '{self.name}'; {suggest(str(unknown), names)}")
+        row = np.zeros(self.length, np.int32)
+        for i, decision in enumerate(self.decisions):
+            if decision.name not in choices:
+                raise BadInput(f"choices: decision '{decision.name}' of space '{self.name}' is missing")
+            value = _plain(choices[decision.name])
+            options = [_plain(o) for o in decision.options]
+            if value not in options or isinstance(value, bool) != isinstance(options[options.index(value)], bool):
+                shown = ", ".join(json.dumps(o) for o in options)
+                raise BadInput(f"choices: '{decision.name}' is {json.dumps(value, default=str)}; options: {shown}")
+            row[i] = options.index(value)
+        self.check(row)
+        return row
+
+    def check(self, row: Row) -> np.ndarray:
+        """The row as int32[L], checked.
+
+        Raises:
+            BadInput: wrong length, not whole numbers, an index outside its options, or a choice that is not allowed.
+        """
+        given = np.asarray(row)
+        if given.shape != (self.length,) or given.dtype.kind not in "iu":
+            raise BadInput(f"row: space '{self.name}' takes {self.length} whole numbers, one per decision; got {row!r}")
+        for i, decision in enumerate(self.decisions):
+            if not 0 <= given[i] < len(decision.options):
+                last = len(decision.options) - 1
+                raise BadInput(f"row: '{decision.name}' is option {given[i]}; it must be from 0 to {last}")
+            if self.allowed_of is not None and not bool(self.allowed(given, i)[given[i]]):
+                value = json.dumps(decision.options[given[i]])
+                raise BadInput(f"row: '{decision.name}' = {value} is not allowed with the choices before it")
+        return given.astype(np.int32)
+
+    def at(self, macro: Macro) -> "SearchSpace":
+        """The same space with another default macro."""
+        return replace(self, macro=macro)
+
+
+def _pick(mask, uniform):
+    """Index of a True of `mask`, uniform over them, by one uniform number."""
+    count = mask.sum()
+    nth = jnp.minimum((uniform * count).astype(jnp.int32), count - 1)
+    return jnp.argmax(jnp.cumsum(mask) > nth).astype(jnp.int32)
+
+
+def _plain(value):
+    """Lists and tuples alike, as JSON gives them back."""
+    return [_plain(v) for v in value] if isinstance(value, list | tuple) else value
+
+
+@functools.lru_cache(maxsize=8)
+def _all_rows(cardinalities: tuple[int, ...]) -> np.ndarray:
+    return np.stack(np.meshgrid(*map(np.arange, cardinalities), indexing="ij"), -1).reshape(-1, len(cardinalities))
+
+
+def all_rows(space: SearchSpace, limit: int = 1_000_000) -> np.ndarray:
+    """int32[N, L]: every row of a small space, in lexicographic order, whether allowed or not.
+
+    Raises:
+        BadInput: the space has more than `limit` rows.
+    """
+    count = int(np.prod([float(c) for c in space.cardinalities]))
+    if count > limit:
+        raise BadInput(f"space '{space.name}' has {count:.3g} rows, more than the {limit} that can be listed")
+    return _all_rows(space.cardinalities).astype(np.int32)

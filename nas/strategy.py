@@ -1,0 +1,55 @@
+"""The multi-trial contract: a strategy is three pure functions over arrays."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+State = Any  # a pytree of arrays
+
+
+class Asked(NamedTuple):
+    """Candidates to evaluate. A slot with id -1 holds none: wait for results, or the strategy is done.
+
+    Attributes:
+        id: int32[N], unique in a search, counted from 0 in the order of asking; -1 for none.
+        row: int32[N, L].
+        epochs: int32[N], epochs to train; 0 means what the evaluation's recipe says.
+        random: bool[N], drawn without using any result: what a report estimates the random baseline from.
+    """
+
+    id: jax.Array
+    row: jax.Array
+    epochs: jax.Array
+    random: jax.Array
+
+
+class Strategy(NamedTuple):
+    """Ask for candidates, tell their results; pure, jittable, serialisable, no hidden state.
+
+    Attributes:
+        init: ``(key) -> State``.
+        ask: ``(State, n) -> (Asked of n slots, State)``. `n` is static under jit. Fewer candidates than slots means:
+            wait for results. An ask that gives nothing leaves the state as it was.
+        tell: ``(State, id int32[N], scores float32[N, M], violation float32[N, C]) -> State``. Results come in any
+            order, each id once; ids of -1 are skipped. Higher scores are better; NaN means the candidate failed.
+            `violation` is how far each constraint is exceeded, 0 where it is met; C may be 0.
+        done: ``(State) -> bool``, no further candidate will come whatever is told.
+        name: of the method, for people and `search.json`.
+        arguments: JSON values it was made with.
+        pure: `ask` and `tell` can be jitted; False for a strategy that wraps a library on the host.
+    """
+
+    init: Callable[[jax.Array], State]
+    ask: Callable[[State, int], tuple[Asked, State]]
+    tell: Callable[[State, jax.Array, jax.Array, jax.Array], State]
+    done: Callable[[State], Any]
+    name: str
+    arguments: Mapping[str, Any]
+    pure: bool = True
+
+
+def never_done(state: State) -> jax.Array:
+    """For strategies that go on for as long as they are asked."""
+    return jnp.asarray(False)

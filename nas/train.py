@@ -1,0 +1,278 @@
+"""Training as data: one compiled program per network shape, whatever architecture, seed or length it is given."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from nas.augment import augment
+from nas.data import DeviceSplit, gather
+from nas.errors import BadInput, suggest
+from nas.supernet import Supernet
+
+
+@dataclass(frozen=True)
+class Precision:
+    """dtypes of the stored weights, of the computation, and of what the network gives out."""
+
+    param: str = "float32"
+    compute: str = "float32"
+    output: str = "float32"
+
+
+PRECISIONS = {"float32": Precision(), "bfloat16": Precision(compute="bfloat16")}
+
+
+class Task(NamedTuple):
+    """What is learnt: the loss, the figures, and the shapes at both ends.
+
+    Attributes:
+        name: for configs.
+        loss: ``(out, labels, recipe) -> float32[B]``, one value an example.
+        metrics: ``(out, labels) -> {name: float32[B]}``, averaged over a split. `accuracy` is what searches maximise
+            by default; higher must be better for whichever is used.
+        head: ``(data) -> int``, how many outputs the network needs.
+        input_spec: ``(data) -> (H, W, C)``, what it is fed.
+    """
+
+    name: str
+    loss: Callable[..., jax.Array]
+    metrics: Callable[..., Mapping[str, jax.Array]]
+    head: Callable[[Any], int]
+    input_spec: Callable[[Any], tuple[int, int, int]]
+
+
+def _smoothed_cross_entropy(out, labels, recipe):
+    targets = optax.smooth_labels(jax.nn.one_hot(labels, out.shape[-1]), recipe.label_smoothing)
+    return optax.softmax_cross_entropy(out, targets)
+
+
+def _classification_metrics(out, labels):
+    return {
+        "accuracy": (out.argmax(-1) == labels).astype(jnp.float32),
+        "loss": optax.softmax_cross_entropy_with_integer_labels(out, labels),
+    }
+
+
+CLASSIFICATION = Task(
+    "classification",
+    _smoothed_cross_entropy,
+    _classification_metrics,
+    lambda data: data.num_classes,
+    lambda data: data.input_shape,
+)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a network is trained. The defaults are NAS-Bench-201's (Dong and Yang, 2020), shortened.
+
+    The paper trains 200 epochs with batch 256; ``batch`` and ``epochs`` here suit small data and two cores.
+
+    Attributes:
+        epochs: passes over the training split.
+        batch: images a step.
+        optimizer: ``sgd`` (Nesterov momentum) or ``adamw``.
+        learning_rate: peak.
+        momentum: of SGD.
+        weight_decay: on every trained array, batch norm included, as the paper does.
+        schedule: ``cosine`` to zero, or ``constant``.
+        warmup: share of the steps that rise linearly to the peak.
+        label_smoothing: 0 to below 1.
+        gradient_clip: largest global norm; 0 switches it off.
+        augment: such as ``("crop:4", "flip", "cutout:16")``.
+        precision: ``float32`` or ``bfloat16`` (weights stay float32).
+    """
+
+    epochs: int = 12
+    batch: int = 128
+    optimizer: str = "sgd"
+    learning_rate: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    schedule: str = "cosine"
+    warmup: float = 0.0
+    label_smoothing: float = 0.0
+    gradient_clip: float = 5.0
+    augment: tuple[str, ...] = ()
+    precision: str = "float32"
+
+    def __post_init__(self):
+        object.__setattr__(self, "augment", tuple(self.augment))
+        for name in ("epochs", "batch"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise BadInput(f"recipe: {name} is {value!r}; it must be a whole number of at least 1")
+        for name, known in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES), ("precision", PRECISIONS)):
+            if getattr(self, name) not in known:
+                raise BadInput(f"recipe: no {name} '{getattr(self, name)}'; {suggest(str(getattr(self, name)), known)}")
+        ranges = dict(learning_rate=(0, 1e3), momentum=(0, 1), weight_decay=(0, 10), warmup=(0, 1))
+        ranges |= dict(label_smoothing=(0, 1), gradient_clip=(0, 1e9))
+        for name, (low, high) in ranges.items():
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value < high:
+                raise BadInput(f"recipe: {name} is {value!r}; it must be from {low} to below {high}")
+        augment(self.augment)
+
+    def replace(self, **changes) -> "Recipe":
+        """A changed copy; unknown names are refused with the nearest one."""
+        known = [f.name for f in dataclasses.fields(self)]
+        for name in changes:
+            if name not in known:
+                raise BadInput(f"recipe: no setting '{name}'; {suggest(name, known)}")
+        return dataclasses.replace(self, **changes)
+
+
+OPTIMIZERS = {
+    "sgd": lambda r: optax.chain(
+        optax.add_decayed_weights(r.weight_decay), optax.trace(r.momentum, nesterov=r.momentum > 0)
+    ),
+    "adamw": lambda r: optax.chain(optax.scale_by_adam(), optax.add_decayed_weights(r.weight_decay)),
+}
+
+SCHEDULES = {
+    "cosine": lambda progress: 0.5 * (1 + jnp.cos(jnp.pi * progress)),
+    "constant": lambda progress: jnp.ones_like(progress),
+}
+
+
+def optimizer_of(recipe: Recipe) -> optax.GradientTransformation:
+    """The direction of a step; its length is `learning_rate_at`, which must know how long the training will be."""
+    clip = optax.clip_by_global_norm(recipe.gradient_clip) if recipe.gradient_clip else optax.identity()
+    return optax.chain(clip, OPTIMIZERS[recipe.optimizer](recipe))
+
+
+def learning_rate_at(recipe: Recipe, step: jax.Array, total: jax.Array) -> jax.Array:
+    """Learning rate of a step; `total` is data, so that trainings of any length share a program."""
+    warm = recipe.warmup * total
+    rising = (step + 1) / jnp.maximum(warm, 1.0)
+    progress = jnp.clip((step - warm) / jnp.maximum(total - warm, 1.0), 0, 1)
+    return recipe.learning_rate * jnp.minimum(rising if recipe.warmup else 1.0, SCHEDULES[recipe.schedule](progress))
+
+
+class TrainState(NamedTuple):
+    """Everything a training is; a pytree of arrays."""
+
+    weights: Any
+    stats: Any
+    optimizer: Any
+    step: jax.Array  # int32
+
+
+class Program(NamedTuple):
+    """Compiled functions that train and measure any architecture of one network.
+
+    Attributes:
+        init: ``(key, choice) -> TrainState``, drawn for that architecture.
+        train: ``(state, choice, split, order int32[S, B], key, total) -> (state, mean loss)``: S steps of a training
+            of `total` steps, on the images that `order` names. The given state's memory is reused.
+        evaluate: ``(weights, stats, choice, split) -> {metric: float32}`` over a whole split.
+    """
+
+    init: Callable[..., TrainState]
+    train: Callable[..., tuple[TrainState, jax.Array]]
+    evaluate: Callable[..., dict[str, jax.Array]]
+
+
+def make_program(
+    network: Supernet, recipe: Recipe, *, task: Task = CLASSIFICATION, mesh: Mesh | None = None
+) -> Program:
+    """Compiles (on first use) training and evaluation of one network.
+
+    Args:
+        network: a supernet, or one resolved network through `nas.network.as_supernet`.
+        recipe: how to train; its `epochs` are not read, the length is an argument of `train`.
+        task: loss and metrics.
+        mesh: devices with an axis named ``data`` over which each batch is split; weights are copied to each. None is
+            one device. Batch norm sees the whole batch either way.
+    """
+    optimizer = optimizer_of(recipe)
+    precision = PRECISIONS[recipe.precision]
+    cast = functools.partial(_cast, dtype=precision.compute)
+    augmentation = augment(recipe.augment)
+
+    def spread(x):
+        return x if mesh is None else jax.lax.with_sharding_constraint(x, NamedSharding(mesh, PartitionSpec("data")))
+
+    def forward(weights, stats, x, choice, train, key):
+        out, stats, _ = network.apply(cast(weights), stats, cast(x), choice, train=train, key=key)
+        return out.astype(precision.output), stats
+
+    @jax.jit
+    def init(key, choice):
+        weights, stats = network.init(key, choice)
+        weights = _cast(weights, dtype=precision.param)
+        return TrainState(weights, stats, optimizer.init(weights), jnp.int32(0))
+
+    def step(state, batch, choice, split, key, total):
+        key = jax.random.fold_in(key, state.step)
+        augment_key, network_key = jax.random.split(key)
+        x, labels = gather(split, spread(batch))
+        x = augmentation(augment_key, x)
+
+        def loss(weights):
+            out, stats = forward(weights, state.stats, x, choice, True, network_key)
+            return task.loss(out, labels, recipe).mean(), stats
+
+        (value, stats), gradient = jax.value_and_grad(loss, has_aux=True)(state.weights)
+        direction, moments = optimizer.update(gradient, state.optimizer, state.weights)
+        rate = learning_rate_at(recipe, state.step, total)
+        weights = jax.tree.map(lambda w, d: w - (rate * d).astype(w.dtype), state.weights, direction)
+        return TrainState(weights, stats, moments, state.step + 1), value
+
+    @functools.partial(jax.jit, donate_argnums=0)
+    def train(state, choice, split, order, key, total):
+        state, losses = jax.lax.scan(lambda s, batch: step(s, batch, choice, split, key, total), state, order)
+        return state, losses.mean()
+
+    @jax.jit
+    def evaluate(weights, stats, choice, split):
+        count = split.labels.shape[0]
+        batch = min(recipe.batch, count)
+        steps = -(-count // batch)
+        places = jnp.arange(steps * batch).reshape(steps, batch)
+
+        def measure(place):
+            x, labels = gather(split, spread(jnp.minimum(place, count - 1)))
+            out, _ = forward(weights, stats, x, choice, False, None)
+            real = place < count
+            return {name: jnp.where(real, v, 0).sum() for name, v in task.metrics(out, labels).items()}
+
+        return jax.tree.map(lambda v: v.sum() / count, jax.lax.map(measure, places))
+
+    return Program(init, train, evaluate)
+
+
+def _cast(tree, dtype):
+    return jax.tree.map(lambda a: a.astype(dtype) if jnp.issubdtype(a.dtype, jnp.floating) else a, tree)
+
+
+def data_mesh(devices: int) -> Mesh | None:
+    """A mesh of the first `devices` devices with the axis ``data``; None for one.
+
+    Raises:
+        BadInput: there are not so many.
+    """
+    found = jax.devices()
+    if not 1 <= devices <= len(found):
+        raise BadInput(f"devices: {devices} asked for, {len(found)} found; ask for 1 to {len(found)}")
+    return None if devices == 1 else jax.make_mesh((devices,), ("data",), devices=found[:devices])
+
+
+__all__ = [
+    "CLASSIFICATION",
+    "DeviceSplit",
+    "Precision",
+    "Program",
+    "Recipe",
+    "Task",
+    "TrainState",
+    "data_mesh",
+    "make_program",
+]
