@@ -32,24 +32,52 @@ class RunFolder:
             return
         described = json.loads(to_json(dict(search)))
         file = self.path / "search.json"
+        self.check(self.path, resume=resume)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             if file.exists():
-                self._check_same(file, described, resume)
+                self._check_same(file, described)
                 self.events = list(self._read())
             else:
-                others = [p.name for p in self.path.iterdir() if p.name not in _OURS and p.suffix != ".json"]
-                if others:
-                    raise BadInput(f"out: {self.path} holds other files ({others[0]}); choose a new or empty folder")
                 write_json(file, described)
             self._file = (self.path / "journal.jsonl").open("a")
         except OSError as error:
             raise BadInput(f"out: {self.path} cannot be written ({error.strerror}); choose another folder") from None
 
-    def _check_same(self, file, described, resume):
+    @staticmethod
+    def check(path: str | os.PathLike, *, resume: bool) -> None:
+        """Refuses a folder that a search could not open, before anything is measured or written.
+
+        Raises:
+            BadInput: it holds a search and `resume` is off, or nothing to resume, or other files.
+        """
+        path = Path(path)
+        there = (path / "search.json").exists()
+        if there and not resume:
+            raise BadInput(f"out: {path} holds a search already; add --resume to go on with it, or choose another")
+        others = [] if there or not path.is_dir() else sorted(p.name for p in path.iterdir() if not _ours(p))
+        if others:
+            raise BadInput(f"out: {path} holds other files ({others[0]}); choose a new or empty folder")
+        if path.exists() and not path.is_dir():
+            raise BadInput(f"out: {path} is a file; choose a folder")
+
+    @classmethod
+    def writer(cls, path: str | os.PathLike) -> "RunFolder":
+        """The folder for writing what is made from the journal, the journal itself closed."""
+        folder = cls(None, {})
+        folder.path = Path(path)
+        return folder
+
+    @classmethod
+    def reader(cls, path: str | os.PathLike) -> "RunFolder":
+        """The events of a folder, which is not written to."""
+        folder = cls(None, {})
+        folder.path = Path(path)
+        folder.events = list(folder._read(mend=False))
+        return folder
+
+    def _check_same(self, file, described):
         held = read_json(file, "search description")
-        if not resume:
-            raise BadInput(f"out: {self.path} holds a search already; add --resume to go on with it, or choose another")
         for name in described:
             if name not in _MAY_CHANGE and held.get(name) != described[name]:
                 raise BadInput(
@@ -57,7 +85,7 @@ class RunFolder:
                     f"not {_short(described[name])}; give the same options or choose another folder"
                 )
 
-    def _read(self) -> Iterator[dict[str, Any]]:
+    def _read(self, *, mend: bool = True) -> Iterator[dict[str, Any]]:
         """Events on disk. A last line cut off by a kill is dropped: nobody relied on it."""
         path = self.path / "journal.jsonl"
         if not path.exists():
@@ -73,7 +101,7 @@ class RunFolder:
                     f"{path}: line {number} is no event of a search; the journal was edited or damaged"
                 ) from None
             yield event
-        if len(whole) < len(data):
+        if mend and len(whole) < len(data):
             with path.open("r+b") as file:
                 file.truncate(len(whole))
 
@@ -106,7 +134,11 @@ class RunFolder:
             self._file = None
 
 
-_OURS = ("search.json", "journal.jsonl", "checkpoints", "ray", "baseline")
+def _ours(path):
+    """A search that was killed while it measured has left tables and nothing else."""
+    return path.suffix == ".json" or path.name.startswith(".") or path.name in ("checkpoints", "baseline")
+
+
 # what may differ on resume: a search can be given more time, and moved
 _MAY_CHANGE = ("budget", "versions", "created", "executor")
 

@@ -1,6 +1,7 @@
 """A resolved layer list as a Flax network: what `build`, `extract` and a trained model are made of."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -113,7 +114,7 @@ def _module(layer: Layer, rngs: nnx.Rngs) -> nnx.Module:
 
 
 def _depthwise(x, kernel, strides, padding, lhs_dilation, rhs_dilation, dimension_numbers, feature_group_count, **_):
-    return kernels.conv2d(x, kernel, stride=_int(strides), dilation=rhs_dilation[0], groups=feature_group_count)
+    return _conv(x, kernel, strides, rhs_dilation[0], feature_group_count)
 
 
 def activation(kind: str, x: jax.Array) -> jax.Array:
@@ -194,11 +195,24 @@ def run_layer(layer: Layer, weights: Mapping, stats: Mapping | None, ins: list[j
         )
         return out, {"mean": mean, "var": var}
     if layer.op == "conv":
-        out = kernels.conv2d(x, weights["kernel"], stride=_int(a["stride"]), dilation=a["dilation"], groups=a["groups"])
+        out = _conv(x, weights["kernel"], a["stride"], a["dilation"], a["groups"])
     else:
         out = x @ weights["kernel"]
     return out + weights["bias"] if "bias" in weights else out, None
 
 
-def _int(stride):
-    return stride[0] if stride[0] == stride[1] else stride
+def _conv(x, kernel, stride, dilation, groups):
+    if stride[0] == stride[1]:
+        return kernels.conv2d(x, kernel, stride=stride[0], dilation=dilation, groups=groups)
+    # windows start on the same pixels at every stride, so the larger one keeps some of the results of 1
+    return kernels.conv2d(x, kernel, dilation=dilation, groups=groups)[:, :: stride[0], :: stride[1]]
+
+
+def split_names(arrays: Mapping[str, Any]) -> tuple[Weights, Stats]:
+    """``{"layer/name": array}`` to (weights, stats) by layer."""
+    weights: Weights = {}
+    stats: Stats = {}
+    for path, array in arrays.items():
+        layer, _, name = path.rpartition("/")
+        (stats if name in ("mean", "var") else weights).setdefault(layer, {})[name] = array
+    return weights, stats

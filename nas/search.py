@@ -2,13 +2,13 @@
 
 import dataclasses
 import datetime
-import functools
 import math
 import platform
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -17,9 +17,10 @@ import numpy as np
 from nas.cost import Cost, count_costs
 from nas.errors import BadInput
 from nas.evaluate import CandidateFailed, Evaluation, Job, keep_going
+from nas.files import read_json
 from nas.journal import RunFolder
-from nas.objective import Objective, check_costs, pareto_front
-from nas.space import SearchSpace
+from nas.objective import Limit, Objective, check_costs, pareto_front
+from nas.space import Macro, SearchSpace
 from nas.strategy import Strategy
 
 
@@ -97,7 +98,7 @@ class Driver:
     def __init__(
         self,
         space: SearchSpace,
-        strategy: Strategy,
+        strategy: Strategy | None,
         *,
         objective: Objective,
         costs: Mapping[str, Cost],
@@ -106,9 +107,10 @@ class Driver:
         trials: int | None,
         seconds: float | None,
         eta: int | None = None,
+        macro: Macro | None = None,
     ):
         self.space, self.objective, self.folder, self.seed = space, objective, folder, seed
-        self.costs = {**count_costs(space), **costs}
+        self.costs = {**count_costs(space, macro), **costs}
         self.columns = {name: cost_column(name, cost) for name, cost in self.costs.items()}
         check_costs(objective, list(self.costs))
         self.limit, self.eta = trials, eta
@@ -117,10 +119,11 @@ class Driver:
         self.trials: list[Trial] = []
         self._again: list[Trial] = []
         self._rungs: dict[int, list[float]] = {}
-        self._ask = functools.partial(jax.jit(strategy.ask, static_argnums=1)) if strategy.pure else strategy.ask
-        self._tell = jax.jit(strategy.tell) if strategy.pure else strategy.tell
-        self._done = strategy.done
-        self.state = strategy.init(jax.random.key(seed))
+        self._strategy = strategy
+        if strategy is not None:
+            self._ask = jax.jit(strategy.ask, static_argnums=1) if strategy.pure else strategy.ask
+            self._tell = jax.jit(strategy.tell) if strategy.pure else strategy.tell
+            self.state = strategy.init(jax.random.key(seed))
         self._replay()
 
     # ---- what executors call -------------------------------------------------------------------------------------
@@ -179,7 +182,7 @@ class Driver:
         """No new candidate will be asked for."""
         out_of_time = self.deadline is not None and time.monotonic() >= self.deadline
         enough = self.limit is not None and len(self.trials) >= self.limit
-        return self.stopping or out_of_time or enough or bool(self._done(self.state))
+        return self.stopping or out_of_time or enough or bool(self._strategy.done(self.state))
 
     @property
     def over(self) -> bool:
@@ -210,18 +213,15 @@ class Driver:
         }
         trial.reason = event.get("reason", "")
         trial.seconds = float(trial.metrics.get("seconds", event.get("seconds", 0.0)))
-        self.state = self._tell(self.state, np.asarray([trial.id]), trial.scores[None], trial.violation[None])
+        if self._strategy is not None:
+            self.state = self._tell(self.state, np.asarray([trial.id]), trial.scores[None], trial.violation[None])
         return trial
 
     def _replay(self):
         for event in self.folder.events:
             kind, id = event["event"], event.get("id", -1)
             if kind == "asked":
-                asked, self.state = self._ask(self.state, 1)
-                if int(asked.id[0]) != id or np.asarray(asked.row[0]).tolist() != event["row"]:
-                    raise BadInput(
-                        f"out: trial {id} of the journal is not what this strategy asks for; versions differ, or it was edited"
-                    )
+                self._check_asked(event)
                 self.trials.append(Trial(id, np.asarray(event["row"], np.int32), event["epochs"], event["random"]))
             elif kind == "rung":
                 self._apply_rung(
@@ -234,6 +234,16 @@ class Driver:
             for epochs, score in trial.rungs.items():
                 self._rungs[epochs].remove(score)
             trial.rungs = {}
+
+    def _check_asked(self, event):
+        if self._strategy is None:
+            return
+        asked, self.state = self._ask(self.state, 1)
+        if int(asked.id[0]) != event["id"] or np.asarray(asked.row[0]).tolist() != event["row"]:
+            raise BadInput(
+                f"out: trial {event['id']} of the journal is not what this strategy asks for; "
+                "it was written with other versions, or edited"
+            )
 
     def result(self, started: float) -> Result:
         """The search so far."""
@@ -261,6 +271,9 @@ def cost_column(name: str, cost: Cost) -> str:
     return suffix if suffix.split("_")[0] == name else f"{name}_{suffix}"
 
 
+# what a candidate may die of without ending the search; anything else is a fault of the evaluation itself
+FAILURES = (CandidateFailed, ArithmeticError, MemoryError, jax.errors.JaxRuntimeError)
+
 Observer = Callable[[str, Driver, Trial | None], None]
 
 
@@ -279,6 +292,7 @@ def search(
     seconds: float | None = None,
     seed: int = 0,
     eta: int | None = None,
+    macro: Macro | None = None,
     out: Any = None,
     resume: bool = False,
     observer: Observer = quiet,
@@ -296,6 +310,8 @@ def search(
         seconds: wall time after which no new candidate starts, whichever comes first.
         seed: of everything random.
         eta: stop a candidate at a rung unless it is in the best 1/eta there; None trains all to the end.
+        macro: frame that parameters, multiply-accumulates and memory are counted for; None: the space's. Searching small
+            and deploying large, give the large one; other costs have their frame in their stamp.
         out: run folder; None keeps everything in memory.
         resume: go on in `out`.
         observer: called with ("start" | "asked" | "rung" | "told" | "end", driver, trial or None).
@@ -307,7 +323,7 @@ def search(
     """
     started = time.monotonic()
     driver = open_driver(
-        space, strategy, evaluation, objective, costs, trials, seconds, seed, eta, out, resume, executor="local"
+        space, strategy, evaluation, objective, costs, trials, seconds, seed, eta, macro, out, resume, executor="local"
     )
     observer("start", driver, None)
     try:
@@ -336,7 +352,7 @@ def _evaluate_one(driver, evaluate, job, observer):
                     reports.close()
                     return driver.finish(job.id, metrics, stopped=True)
             metrics = following
-    except (CandidateFailed, FloatingPointError, MemoryError, jax.errors.JaxRuntimeError) as error:
+    except FAILURES as error:
         return driver.fail(job.id, str(error) or type(error).__name__, seconds=time.monotonic() - began)
     if metrics is None:
         return driver.fail(job.id, "the evaluation gave no metrics")
@@ -344,7 +360,7 @@ def _evaluate_one(driver, evaluate, job, observer):
 
 
 def open_driver(
-    space, strategy, evaluation, objective, costs, trials, seconds, seed, eta, out, resume, *, executor: str
+    space, strategy, evaluation, objective, costs, trials, seconds, seed, eta, macro, out, resume, *, executor: str
 ) -> Driver:
     """Checks the arguments of a search and opens its folder."""
     objective = objective or Objective()
@@ -363,6 +379,7 @@ def open_driver(
         "evaluation": evaluation.describe() if hasattr(evaluation, "describe") else {"kind": "function"},
         "objective": dataclasses.asdict(objective),
         "costs": {n: dataclasses.asdict(c.stamp) for n, c in (costs or {}).items()},
+        "macro": dataclasses.asdict(macro or space.macro),
         "seed": seed,
         "eta": eta,
         "budget": {"trials": trials, "seconds": seconds},
@@ -381,7 +398,51 @@ def open_driver(
         trials=trials,
         seconds=seconds,
         eta=eta,
+        macro=macro,
     )
+
+
+def reopen(folder: Any, space: SearchSpace, costs: Mapping[str, Cost]) -> Result:
+    """The result of a run folder, finished or not, without going on with it.
+
+    Raises:
+        BadInput: no run folder, or a damaged one.
+    """
+    described = read_json(Path(folder) / "search.json", "search description")
+    try:
+        given = dict(described["objective"])
+        given["limits"] = tuple(Limit(**x) for x in given["limits"])
+        objective = Objective(**{**given, "costs": tuple(given["costs"])})
+        macro, budget, seed = Macro(**described["macro"]), described["budget"], described["seed"]
+    except (KeyError, TypeError) as error:
+        raise BadInput(f"{folder}/search.json: not a search description (nas.search/1): {error}") from None
+    driver = Driver(
+        space,
+        None,
+        objective=objective,
+        costs=costs,
+        folder=RunFolder.reader(folder),
+        seed=seed,
+        trials=budget["trials"],
+        seconds=None,
+        macro=macro,
+    )
+    driver.stopping = budget["trials"] is None or len(driver.trials) < budget["trials"]
+    return driver.result(time.monotonic())
+
+
+def trial_rows(result: Result) -> list[dict[str, Any]]:
+    """Rows of ``trials.csv``: finished, stopped and failed trials by id."""
+    return [
+        {"id": t.id, "status": t.status, "random": t.random}
+        | result.space.decode(t.row)
+        | t.metrics
+        | {f"score_{axis}": float(v) for axis, v in zip(result.objective.axes, t.scores, strict=True)}
+        | {f"over_{x.cost}": float(v) for x, v in zip(result.objective.limits, t.violation, strict=True)}
+        | {"seconds": t.seconds, "reason": t.reason}
+        for t in result.trials
+        if t.status != "pending"
+    ]
 
 
 def describe_space(space: SearchSpace) -> dict[str, Any]:

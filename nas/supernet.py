@@ -1,5 +1,6 @@
 """A supernet: one program that computes every architecture of a space, chosen by data."""
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -7,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from nas.builder import LayerBuilder, Zeros, labelled
+from nas.builder import LayerBuilder, Zeros
 from nas.errors import BadInput
 from nas.layers import Layer, Shape
 from nas.network import apply_layers, init_layer, init_layers, run_layer, trains
@@ -45,9 +46,9 @@ def choice_supernet(space: "SearchSpace", macro: "Macro") -> Supernet:
 
     def init(key, row=None):
         found = _collect(space, macro, row)
-        trained = [(layer, i) for i, layer in enumerate(found.finish_all()) if trains(layer)]
+        trained = [layer for layer in found.finish_all() if trains(layer)]
         weights, stats = {}, {}
-        for (layer, i), k in zip(trained, jax.random.split(key, len(trained)), strict=True):
+        for layer, k in zip(trained, jax.random.split(key, len(trained)), strict=True):
             w, s = init_layer(layer, k)
             active = found.active.get(layer.inputs[0])
             if active is not None and "kernel" in w and layer.attributes.get("groups", 1) == 1:
@@ -114,20 +115,31 @@ class _Collect(LayerBuilder):
         self.row = None if row is None else dict(zip(self._decisions, row, strict=True))
         self.active: dict[int, Any] = {}  # handle -> active channels, where not all are
 
-    def choice(self, decision, branches):
-        results = []
+    def _choose(self, decision, cases):
         options = self._decisions[decision].options
-        covered = [o for given, _, _ in labelled(branches) for o in given]
+        covered = [o for given, _, _ in cases for o in given]
         if missing := [o for o in options if o not in covered]:
             raise BadInput(f"network: choice '{decision}' has no branch for option {missing[0]!r}")
-        for _, label, branch in labelled(branches):
+        results = []
+        for _, label, branch in cases:
             with self.scope(f"{decision}.{label}"):
                 results.append(branch())
+        return self._alike(results, f"choice '{decision}'")
+
+    def when(self, predicate, branch, otherwise, *, name):
+        if isinstance(predicate, bool):
+            return super().when(predicate, branch, otherwise, name=name)
+        return self._alike([super().when(True, branch, otherwise, name=name), otherwise], f"'{name}'")
+
+    def _alike(self, results, what):
         shapes = {self.shape(r) for r in results}
         if len(shapes) > 1:
             shown = " and ".join(map(str, sorted(shapes)))
-            raise BadInput(f"network: the branches of choice '{decision}' give different shapes: {shown}")
+            raise BadInput(f"network: the branches of {what} give different shapes: {shown}")
         return next((r for r in results if not isinstance(r, Zeros)), results[0])
+
+    def _pick(self, decision, values, start):
+        return values[0]
 
     def chosen(self, decision, option):
         return np.bool_(True) if self.row is None else _chosen(self._decisions[decision], self.row[decision], option)
@@ -187,33 +199,108 @@ class _Run(LayerBuilder):
         options = self._decisions[decision].options
         return Elastic(max(options), jnp.asarray(options)[self._row[decision]])
 
-    def choice(self, decision, branches):
+    def _choose(self, decision, cases):
         options = self._decisions[decision].options
-        cases = list(labelled(branches))
         table = [next(k for k, (given, _, _) in enumerate(cases) if option in given) for option in options]
         index = jnp.asarray(table, jnp.int32)[self._row[decision]]
-        prefix = ".".join([*self._path, decision, ""])
+        return self._switch(index, decision, [(label, branch) for _, label, branch in cases])
+
+    def when(self, predicate, branch, otherwise, *, name):
+        if isinstance(predicate, bool):
+            return super().when(predicate, branch, otherwise, name=name)
+        return self._switch(jnp.int32(predicate), name, [("", lambda: otherwise), ("", branch)])
+
+    def _switch(self, index, scope, cases):
+        """Runs one of ``(label, branch)`` by `index`; layers are named under ``scope.label``."""
+        prefix = ".".join([*self._path, scope, ""])
         below = {name: s for name, s in self.stats.items() if name.startswith(prefix)}
-        outer = self.moved
+        outer, elastic = self.moved, []
 
         def case(label, branch):
             def go():
                 self.moved = dict(below)
-                with self.scope(f"{decision}.{label}"):
+                with self.scope(f"{scope}.{label}" if label else scope):
                     value = self.solid(branch())
-                return value, self.moved
+                elastic.append(value.active is not None)
+                # a float, because a count that leaves a branch as an integer has no gradient to give back
+                active = jnp.float32(value.array.shape[-1] if value.active is None else value.active)
+                return value.array, active, self.moved
 
             return jax.closure_convert(go)
 
-        converted = [case(label, branch) for _, label, branch in cases]
+        converted = [case(label, branch) for label, branch in cases]
         # one list of what any branch closes over, each array once
         consts = list({id(c): c for _, cs in converted for c in cs}.values())
         place = {id(c): i for i, c in enumerate(consts)}
         taken = [[place[id(c)] for c in cs] for _, cs in converted]
         runs = [lambda *all, f=f, at=at: f(*(all[i] for i in at)) for (f, _), at in zip(converted, taken, strict=True)]
-        value, moved = switch(index, runs, *consts)
+        array, active, moved = switch(index, runs, *consts)
         self.moved = {**outer, **moved}
-        return value
+        return Value(array, jax.lax.stop_gradient(active) if any(elastic) else None)
+
+    def nodes(self, edges, body, inputs, *, stride=1):
+        """All edges in one loop: `body` is compiled once and runs on the weights of each edge in turn."""
+        names = [name for of_node in edges.values() for name in of_node]
+        model = names[-1]  # may read every value there is, so it has the layers of all edges
+        arrays = jnp.stack([self.solid(x).array for x in inputs])
+        n = len(inputs)
+
+        def edge(read, stack):
+            if stride == 1:
+                return body(model, _at(stack, read), 1)
+            outer, inner = _at(arrays, jnp.minimum(read, n - 1)), _at(stack, jnp.maximum(read - n, 0))
+            cases = [("input", lambda: body(model, outer, stride)), ("node", lambda: body(model, inner, 1))]
+            return self._switch(jnp.int32(read >= n), f"{model}_input", cases)
+
+        def step(stack, own):
+            target, row, weights, stats = own
+            with self._standing_in(row, weights, stats):
+                value = self.solid(edge(row[f"{model}_input"], stack)).array
+                return stack.at[target].add(value), self.moved
+
+        first = n if stride == 1 else 0
+        shape = arrays.shape[1:]
+        if stride > 1:
+            with self._standing_in({}, self.weights, self.stats), self.scope(f"{model}_input.input"):
+                shape = jax.eval_shape(lambda: self.solid(body(model, Value(arrays[0]), stride)).array).shape
+        stack = jnp.zeros((first + len(edges), *shape), arrays.dtype)
+        stack = stack.at[:n].set(arrays) if stride == 1 else stack
+        target = jnp.asarray([first + k for k, of_node in enumerate(edges.values()) for _ in of_node])
+        row = {
+            d: jnp.stack([self._row[e + d.removeprefix(model)] for e in names])
+            for d in self._row
+            if d.startswith(f"{model}_")
+        }
+        weights, stats = self._stacked(model, names, self.weights), self._stacked(model, names, self.stats)
+        stack, moved = jax.lax.scan(step, stack, (target, row, weights, stats))
+        for i, e in enumerate(names):
+            for layer, arrays in moved.items():
+                if (own := self._place(e) + layer.removeprefix(self._place(model))) in self.stats:
+                    self.moved[own] = jax.tree.map(lambda a, i=i: a[i], arrays)
+        return [Value(stack[first + k]) for k in range(len(edges))]
+
+    def _place(self, edge):
+        return ".".join([*self._path, f"{edge}_"])
+
+    def _stacked(self, model, edges, tree):
+        """The model edge's entries, those of all edges stacked in front; what an edge lacks is zero and never read."""
+        own = {name: v for name, v in tree.items() if name.startswith(self._place(model))}
+        suffix = {name: name.removeprefix(self._place(model)) for name in own}
+        each = [
+            {name: tree.get(self._place(e) + suffix[name], jax.tree.map(jnp.zeros_like, v)) for name, v in own.items()}
+            for e in edges
+        ]
+        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *each)
+
+    @contextlib.contextmanager
+    def _standing_in(self, row, weights, stats):
+        """Other choices, weights and statistics for a while; what moves inside stays inside."""
+        outside = self._row, self.weights, self.stats, self.moved
+        self._row, self.weights, self.stats, self.moved = {**self._row, **row}, weights, stats, {}
+        try:
+            yield
+        finally:
+            self._row, self.weights, self.stats, self.moved = outside
 
     def concat(self, xs, *, keep=None, name="concat"):
         parts = [self.solid(x).array for x in xs]
@@ -235,6 +322,10 @@ class _Run(LayerBuilder):
         if active is not None and op in ("conv", "linear", "batch_norm"):
             out = jnp.where(jnp.arange(out.shape[-1]) < active, out, 0)
         return Value(out, active)
+
+
+def _at(stack, index):
+    return Value(jax.lax.dynamic_index_in_dim(stack, index, keepdims=False))
 
 
 def _chosen(decision, index, option):

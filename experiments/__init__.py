@@ -1,0 +1,1 @@
+"""The top floor: the command line, and one runnable module per study."""

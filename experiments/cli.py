@@ -1,0 +1,192 @@
+"""The ``nas`` command: thin over the Python API, one verb an owner. `docs/cli.md` lists them."""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from nas.errors import BadInput
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Neural architecture search on JAX: an architecture is data, not code.",
+)
+importer = typer.Typer(no_args_is_help=True, help="Read what others wrote.")
+app.add_typer(importer, name="import")
+
+Data = Annotated[str, typer.Option(help="digits, a name under NAS_DATA, a folder or file, hf:owner/name")]
+Out = Annotated[Path | None, typer.Option(help="where to write")]
+Set = Annotated[list[str], typer.Option("--set", help="key=value for strategy, space or recipe; repeatable")]
+CostOption = Annotated[list[str], typer.Option("--cost", help="NAME=FILE or NAME=measure; repeatable")]
+Seed = Annotated[int, typer.Option(help="of everything random", min=0, max=2**31 - 1)]
+Json = Annotated[bool, typer.Option("--json", help="print one JSON object on stdout")]
+Own = Annotated[str | None, typer.Option("--space", help="package.module:factory of your own space")]
+Width = Annotated[int | None, typer.Option(help="channels after the stem", min=1)]
+Depth = Annotated[int | None, typer.Option("--depth", "--cells", help="cells (a stage in nasbench201)", min=1)]
+Classes = Annotated[int | None, typer.Option(help="outputs of the head", min=1)]
+Limit = Annotated[int | None, typer.Option(help="use at most so many training images (stratified)")]
+
+
+@app.command()
+def search(
+    space: Annotated[str, typer.Option(help="name, or package.module:factory of your own")] = "nasbench201",
+    strategy: Annotated[str, typer.Option(help="see docs/cli.md")] = "regularized_evolution",
+    data: Data = "digits",
+    trials: Annotated[int | None, typer.Option(help="candidates to evaluate")] = None,
+    time: Annotated[str | None, typer.Option(help="such as 90s, 2h: no candidate starts after it")] = None,
+    objective: Annotated[str, typer.Option(help="accuracy, mnasnet or pareto")] = "accuracy",
+    cost: CostOption = [],  # noqa: B006
+    limit: Annotated[list[str], typer.Option("--limit", help="NAME=20ms: a constraint; repeatable")] = [],  # noqa: B006
+    set_: Set = [],  # noqa: B006
+    width: Width = None,
+    depth: Depth = None,
+    search_width: Annotated[int | None, typer.Option(help="width while searching", min=1)] = None,
+    search_depth: Annotated[int | None, typer.Option(help="depth while searching", min=1)] = None,
+    data_limit: Limit = None,
+    rungs: Annotated[str | None, typer.Option(help="epochs such as 1,3: stop weak candidates there")] = None,
+    eta: Annotated[int, typer.Option(help="at a rung the best 1/eta go on", min=2)] = 3,
+    executor: Annotated[str, typer.Option(help="ray, or local for this process alone")] = "ray",
+    address: Annotated[str | None, typer.Option(help="of a running Ray cluster")] = None,
+    workers: Annotated[int | None, typer.Option(help="candidates at once; default all cores")] = None,
+    cpus: Annotated[float, typer.Option(help="cores of each worker", min=0)] = 1,
+    gpus: Annotated[float, typer.Option(help="GPUs, or a share of one, of each worker", min=0)] = 0,
+    baseline: Annotated[str | None, typer.Option(help="random: also run random search with the same budget")] = None,
+    seed: Seed = 0,
+    out: Out = None,
+    resume: Annotated[bool, typer.Option("--resume", help="go on with the search in --out")] = False,
+    json_: Json = False,
+):
+    """Search a space for the best architecture."""
+    from experiments import run_search
+
+    run_search.main(run_search.Options(**{k.rstrip("_"): v for k, v in locals().items() if k != "run_search"}))
+
+
+@app.command()
+def train(
+    config: Annotated[Path, typer.Argument(help="architecture config, such as runs/a/best.json")],
+    data: Data = "digits",
+    out: Out = None,
+    set_: Set = [],  # noqa: B006
+    width: Width = None,
+    depth: Depth = None,
+    data_limit: Limit = None,
+    seed: Seed = 0,
+    space: Own = None,
+    json_: Json = False,
+):
+    """Train a found architecture and write the model people take away."""
+    from experiments import model_commands
+
+    model_commands.train(
+        config, data, out or config.parent / "model", set_, width, depth, data_limit, seed, space, json_
+    )
+
+
+@app.command()
+def evaluate(
+    model: Annotated[Path, typer.Argument(help="folder that nas train wrote")],
+    data: Data = "digits",
+    split: Annotated[str, typer.Option(help="train, validation or test")] = "test",
+    json_: Json = False,
+):
+    """Measure a trained model on a split."""
+    from experiments import model_commands
+
+    model_commands.evaluate(model, data, split, json_)
+
+
+@app.command()
+def describe(
+    config: Annotated[Path, typer.Argument(help="architecture config")],
+    cost: CostOption = [],  # noqa: B006
+    width: Width = None,
+    depth: Depth = None,
+    space: Own = None,
+    json_: Json = False,
+):
+    """Say what an architecture is and costs."""
+    from experiments import model_commands
+
+    model_commands.describe(config, cost, width, depth, space, json_)
+
+
+@importer.command("arch")
+def import_arch(
+    form: Annotated[str, typer.Argument(metavar="FORMAT", help="nb201 or genotype")],
+    source: Annotated[str, typer.Argument(help="the string, or a file that holds it")],
+    width: Width = None,
+    depth: Depth = None,
+    classes: Classes = None,
+    input_: Annotated[str | None, typer.Option("--input", help="HxWxC, default 32x32x3")] = None,
+    out: Out = None,
+):
+    """Turn an architecture in a published format into a config."""
+    from experiments import model_commands
+
+    model_commands.import_arch(form, source, width, depth, classes, input_, out)
+
+
+@app.command()
+def export(
+    config: Annotated[Path, typer.Argument(help="architecture config")],
+    to: Annotated[str, typer.Option(help="nb201 or genotype")],
+    space: Own = None,
+    out: Out = None,
+):
+    """Write an architecture in a published format."""
+    from experiments import model_commands
+
+    model_commands.export(config, to, space, out)
+
+
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(help="run folder")],
+    space: Own = None,
+):
+    """Make report.html of a run folder again, finished or not."""
+    from experiments import run_search
+
+    run_search.report(folder, space)
+
+
+def main() -> None:
+    """Runs a command; bad input is one line on stderr and exit code 2."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # XLA's C++ log is no answer to a person's command
+    try:
+        code = app(standalone_mode=False)
+    except BadInput as error:
+        code = fail(str(error))
+    except typer.Exit as error:
+        code = error.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        code = fail("stopped", 130)
+    except Exception as error:
+        if not hasattr(error, "format_message"):  # click's errors of usage
+            raise
+        code = fail(error.format_message())
+    sys.exit(code or 0)
+
+
+def fail(message: str, code: int = 2) -> int:
+    """One line on stderr."""
+    print(f"nas: {' '.join(message.split())}", file=sys.stderr)
+    return code
+
+
+def show(value: dict) -> None:
+    """One JSON object on stdout."""
+    from nas.files import to_json
+
+    print(to_json(json.loads(to_json(value))))
+
+
+if __name__ == "__main__":
+    main()

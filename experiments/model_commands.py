@@ -1,0 +1,187 @@
+"""The verbs on one architecture: train, evaluate, describe, import, export."""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from experiments.cli import show
+from experiments.options import (
+    RECIPE_SETTINGS,
+    defaults_for,
+    known_spaces,
+    parse_sets,
+    read_costs,
+    split_sets,
+)
+from nas import config as configs
+from nas.cost import count_costs
+from nas.data import load
+from nas.errors import BadInput, suggest
+from nas.model import evaluate_model, load_model, save_model, train_model
+from nas.space import Macro
+from search_spaces import SPACES
+from search_spaces.genotype import export_genotype, import_genotype
+from search_spaces.nasbench201 import from_string, nasbench201, to_string
+
+
+def _load(path, own, width=None, depth=None):
+    architecture = configs.load(path, known_spaces(own, SPACES))
+    macro = architecture.macro
+    return replace(architecture, macro=replace(macro, width=width or macro.width, depth=depth or macro.depth))
+
+
+def train(path, data_name, out, sets, width, depth, limit, seed, own, as_json):
+    """`nas train`."""
+    architecture = _load(path, own, width, depth)
+    settings = split_sets(parse_sets(sets), {"recipe": list(RECIPE_SETTINGS)})["recipe"]
+    data = load(data_name, **({} if limit is None else {"limit": limit}))
+    base = architecture.recipe or defaults_for(data.input_shape).train
+    recipe = base.replace(**settings)
+    if (Path(out) / "model.json").exists():
+        print(f"nas: {out} holds a model already; it will be replaced", file=sys.stderr)
+    with _bar(recipe.epochs, "training") as step:
+        model, history = train_model(architecture, data, recipe, seed=seed, progress=step)
+    save_model(model, out, history)
+    found = {**model.metrics, "model": str(out)}
+    if as_json:
+        return show(found)
+    print(
+        f"test accuracy {found['test_accuracy']:.4f}, validation {found['validation_accuracy']:.4f} "
+        f"(epoch {found['epoch']} of {found['epochs']}, seed {seed}); written to {out}"
+    )
+
+
+def _bar(total, what):
+    """A progress line with time left, on stderr."""
+    import contextlib
+
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    @contextlib.contextmanager
+    def shown():
+        columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
+        times = TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn()
+        with Progress(*columns, *times, console=Console(stderr=True), disable=not sys.stderr.isatty()) as progress:
+            task = progress.add_task(f"{what} (compiling)", total=total)
+
+            def step(epoch, metrics):
+                progress.update(task, completed=epoch, description=f"{what}, validation {metrics['accuracy']:.4f}")
+
+            yield step
+
+    return shown()
+
+
+def evaluate(folder, data_name, split, as_json):
+    """`nas evaluate`."""
+    if split not in ("train", "validation", "test"):
+        raise BadInput(f"--split: no split '{split}'; {suggest(split, ('train', 'validation', 'test'))}")
+    model = load_model(folder)
+    found = evaluate_model(model, load(data_name), split) | {"split": split}
+    if as_json:
+        return show(found)
+    print(f"{split} accuracy {found['accuracy']:.4f}, loss {found['loss']:.4f}, {found['images']} images")
+
+
+def describe(path, costs, width, depth, own, as_json):
+    """`nas describe`."""
+    architecture = _load(path, own, width, depth)
+    measured = read_costs(costs, architecture.space, None)
+    for name, cost in measured.items():
+        if dict(cost.stamp.macro) != configs.macro_to_json(architecture.macro):
+            raise BadInput(
+                f"--cost {name}: the table is for {_frame(cost.stamp.macro)}, the architecture is deployed at "
+                f"{_frame(configs.macro_to_json(architecture.macro))}; measure one for that"
+            )
+    prices = configs.price({**count_costs(architecture.space, architecture.macro), **measured}, architecture.row)
+    by_name = {p["name"]: p for p in prices}
+    found = {
+        "space": architecture.space.name,
+        "choices": architecture.space.decode(architecture.row),
+        "macro": configs.macro_to_json(architecture.macro),
+        "params": int(by_name["params"]["value"]),
+        "macs": int(by_name["macs"]["value"]),
+        "memory_bytes": int(by_name["memory"]["value"]),
+        "cost": [by_name[name] for name in measured],
+        "metrics": dict(architecture.metrics),
+        "layers": len(architecture.layers),
+    }
+    if as_json:
+        return show(found)
+    print(f"{found['space']} at {_frame(found['macro'])}, {found['layers']} layers")
+    for name, value in found["choices"].items():
+        print(f"  {name}: {value}")
+    print(f"params {found['params']:,}   macs {found['macs']:,}   memory {found['memory_bytes']:,} bytes")
+    for price in found["cost"]:
+        stamp = price["stamp"]
+        error = "" if stamp["error"] is None else f", held-out error {stamp['error']:.1%}"
+        print(
+            f"{price['name']} {price['value']:.4g} {stamp['unit']} on {stamp['device']} ({stamp['runtime']}, batch {stamp['batch']}{error})"
+        )
+
+
+def _frame(macro):
+    return f"width {macro['width']}, depth {macro['depth']}, input {'x'.join(map(str, macro['input']))}, {macro['classes']} classes"
+
+
+def import_arch(form, source, width, depth, classes, input_text, out):
+    """`nas import arch`."""
+    text = Path(source).read_text(errors="replace")[:100_000] if _is_file(source) else source
+    if form == "nb201":
+        space, row = nasbench201(), from_string(text)
+    elif form == "genotype":
+        if not _is_file(source) and not source.lstrip().startswith("Genotype"):
+            raise BadInput(f"{source}: no such file; give a file that holds Genotype(normal=[...], ...)")
+        space, row = import_genotype(text)
+    else:
+        raise BadInput(f"import arch: no format '{form}'; {suggest(form, ('nb201', 'genotype'))}")
+    macro = space.macro
+    shape = _shape(input_text) if input_text else macro.input
+    macro = Macro(width or macro.width, depth or macro.depth, shape, classes or macro.classes)
+    source_name = Path(source).name if _is_file(source) else text.strip()
+    architecture = configs.Architecture(
+        space, row, macro, macro, provenance={"imported": form, "source": source_name[:500], "created": configs.now()}
+    )
+    if out is None:
+        return show(architecture.to_dict())
+    architecture.save(out)
+    print(f"written to {out}; see it with: nas describe {out}")
+
+
+def _is_file(source):
+    try:
+        return Path(source).is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def _shape(text):
+    parts = text.lower().split("x")
+    if len(parts) != 3 or not all(p.isdigit() for p in parts):
+        raise BadInput(f"--input {text}: write height x width x channels, for example 32x32x3")
+    return tuple(map(int, parts))
+
+
+def export(path, to, own, out):
+    """`nas export`."""
+    architecture = _load(path, own)
+    if to == "nb201":
+        if architecture.space.name != "nasbench201":
+            raise BadInput(f"--to nb201: the config is of space '{architecture.space.name}', not nasbench201")
+        text = to_string(architecture.row)
+    elif to == "genotype":
+        text = export_genotype(architecture.row, architecture.space)
+    else:
+        raise BadInput(f"--to: no format '{to}'; {suggest(to, ('nb201', 'genotype'))}")
+    if out is None:
+        return print(text)
+    Path(out).write_text(text + "\n")
+    print(f"written to {out}")

@@ -1,0 +1,211 @@
+"""What the command line's options mean; every refusal is one line."""
+
+import importlib
+import inspect
+import json
+import os
+import re
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from nas.cost import Cost, load_cost
+from nas.errors import BadInput, suggest
+from nas.objective import Limit, Objective, accuracy, mnasnet, pareto, parse_quantity
+from nas.space import SearchSpace
+from nas.train import Recipe
+
+COUNTED = ("params", "macs", "memory")
+
+
+def parse_sets(items: list[str]) -> dict[str, Any]:
+    """``key=value`` pairs; values are JSON where they parse as JSON, else text."""
+    found: dict[str, Any] = {}
+    for item in items:
+        key, equals, text = item.partition("=")
+        if not equals or not key:
+            raise BadInput(f"--set {item}: write it as key=value, for example --set epochs=20")
+        if key in found:
+            raise BadInput(f"--set {key} is given twice")
+        try:
+            found[key] = json.loads(text)
+        except json.JSONDecodeError:
+            found[key] = text
+    return found
+
+
+def accepted(factory: Callable) -> list[str]:
+    """Settings a factory takes: its keyword parameters that are plain values."""
+    skip = ("space", "objectives", "constraints")
+    return [p.name for p in inspect.signature(factory).parameters.values() if p.name not in skip]
+
+
+def split_sets(sets: Mapping[str, Any], takers: Mapping[str, list[str]]) -> dict[str, dict[str, Any]]:
+    """Each setting to the one that takes it.
+
+    Raises:
+        BadInput: nobody takes it; says the nearest and who takes what.
+    """
+    out: dict[str, dict[str, Any]] = {who: {} for who in takers}
+    for key, value in sets.items():
+        who = next((w for w, keys in takers.items() if key in keys), None)
+        if who is None:
+            raise BadInput(
+                f"--set {key}: no such setting; {suggest(key, [k for keys in takers.values() for k in keys])}"
+            )
+        out[who][key] = value
+    return out
+
+
+def call(what: str, factory: Callable, *args, **arguments):
+    """Calls a factory; a value of a wrong type becomes one line."""
+    for name, value in arguments.items():
+        default = inspect.signature(factory).parameters[name].default
+        number = isinstance(default, int | float) and not isinstance(default, bool)
+        if number and (isinstance(value, bool) or not isinstance(value, int | float)):
+            raise BadInput(f"--set {name}: {what} takes a number, not {value!r}")
+        if isinstance(default, int) and not isinstance(default, bool) and not isinstance(value, int):
+            raise BadInput(f"--set {name}: {what} takes a whole number, not {value!r}")
+    try:
+        return factory(*args, **arguments)
+    except (TypeError, ValueError) as error:
+        if isinstance(error, BadInput):
+            raise
+        raise BadInput(f"{what}: {error}") from None
+
+
+def space_factory(name: str, spaces: Mapping[str, Callable[..., SearchSpace]]) -> Callable[..., SearchSpace]:
+    """A factory by name, or ``package.module:factory`` that a person typed."""
+    if ":" not in name:
+        if name not in spaces:
+            raise BadInput(
+                f"--space: no space '{name}'; {suggest(name, spaces)}; or package.module:factory for your own"
+            )
+        return spaces[name]
+    module, _, attribute = name.partition(":")
+    sys.path.insert(0, os.getcwd())
+    try:
+        found = importlib.import_module(module)
+        return getattr(found, attribute)
+    except (ImportError, AttributeError) as error:
+        raise BadInput(f"--space {name}: {error}") from None
+    finally:
+        sys.path.pop(0)
+
+
+def known_spaces(own: str | None, spaces: Mapping[str, Callable[..., SearchSpace]]) -> dict[str, Callable]:
+    """The spaces a config may name: ours, and the one that a person typed."""
+    if own is None or ":" not in own:
+        return dict(spaces)
+    factory = space_factory(own, spaces)
+    return {**spaces, call(own, factory).name: factory}
+
+
+def parse_time(text: str | None) -> float | None:
+    """``90s``, ``15m``, ``2h``, ``1d`` in seconds."""
+    if text is None:
+        return None
+    found = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*([smhd])\s*", text)
+    if not found or float(found[1]) <= 0:
+        raise BadInput(f"--time {text}: write a number above zero with s, m, h or d, for example 2h")
+    return float(found[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[found[2]]
+
+
+def parse_named(items: list[str], option: str) -> list[tuple[str, str]]:
+    """``NAME=VALUE`` pairs."""
+    pairs = []
+    for item in items:
+        name, equals, value = item.partition("=")
+        if not equals or not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]{0,40}", name) or not value:
+            raise BadInput(
+                f"{option} {item}: write it as NAME=VALUE, for example {option} cpu="
+                + ("20ms" if option == "--limit" else "measure")
+            )
+        pairs.append((name, value))
+    return pairs
+
+
+def read_costs(items: list[str], space: SearchSpace, measure: Callable[[str], Cost] | None) -> dict[str, Cost]:
+    """``NAME=FILE`` or ``NAME=measure`` to costs."""
+    costs: dict[str, Cost] = {}
+    for name, value in parse_named(items, "--cost"):
+        if name in COUNTED or name in costs:
+            raise BadInput(f"--cost {name}: that name is taken; params, macs and memory are always there")
+        if value == "measure":
+            if measure is None:
+                raise BadInput(
+                    f"--cost {name}=measure: only a search measures; give the table it wrote, such as runs/a/{name}.json"
+                )
+            costs[name] = measure(name)
+        else:
+            if not Path(value).exists():
+                raise BadInput(f"--cost {name}={value}: no such file; give a table (.json) or the word 'measure'")
+            costs[name] = load_cost(value, space)
+    return costs
+
+
+def read_limits(items: list[str], quantities: Mapping[str, str]) -> tuple[Limit, ...]:
+    """``NAME=20ms`` to limits; `quantities` says what each cost is."""
+    limits = []
+    for name, value in parse_named(items, "--limit"):
+        if name not in quantities:
+            raise BadInput(
+                f"--limit {name}: no such cost; {suggest(name, quantities)}; add one with --cost {name}=FILE or measure"
+            )
+        limits.append(Limit(name, parse_quantity(value, quantities[name], f"--limit {name}")))
+    return tuple(limits)
+
+
+def make_objective(kind: str, costs: list[str], limits: tuple[Limit, ...]) -> Objective:
+    """From ``--objective``: mnasnet takes its target from the (first) limit, pareto sets accuracy against each cost."""
+    if kind == "accuracy":
+        return accuracy(limits=limits)
+    if kind == "mnasnet":
+        if not limits:
+            raise BadInput("--objective mnasnet needs its target: add --limit NAME=20ms")
+        return mnasnet(limits[0].cost, limits[0].value, limits=limits[1:])
+    if kind == "pareto":
+        return pareto(*(costs or ["params"]), limits=limits)
+    raise BadInput(f"--objective: no objective '{kind}'; {suggest(kind, ('accuracy', 'mnasnet', 'pareto'))}")
+
+
+RECIPE_SETTINGS = tuple(f.name for f in fields(Recipe))
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Sizes and lengths for a kind of data: what a search trains, and what the found network is trained with."""
+
+    search_width: int
+    search_depth: int
+    search: Recipe
+    width: int
+    depth: int
+    train: Recipe
+    data_options: Mapping[str, Any]
+
+
+def defaults_for(input_shape: tuple[int, int, int]) -> Sizes:
+    """Sizes that fit two cores and still rank architectures; measured in `experiments.rank_stability`."""
+    if max(input_shape[:2]) <= 16:
+        return Sizes(
+            search_width=8,
+            search_depth=1,
+            search=Recipe(epochs=5, batch=64),
+            width=16,
+            depth=1,
+            train=Recipe(epochs=30, batch=64, augment=("crop:1",)),
+            # the test split is the same whatever is cut for validation
+            data_options={"validation_fraction": 0.5, "limit": 400},
+        )
+    return Sizes(
+        search_width=16,
+        search_depth=1,
+        search=Recipe(epochs=4, batch=128, augment=("crop:4", "flip")),
+        width=16,
+        depth=5,
+        train=Recipe(epochs=40, batch=128, augment=("crop:4", "flip")),
+        data_options={"limit": 10_000},
+    )

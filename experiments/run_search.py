@@ -1,0 +1,253 @@
+"""`nas search`: options to a search, a run folder and what a person sees."""
+
+import os
+import sys
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from experiments.cli import show
+from experiments.options import (
+    COUNTED,
+    RECIPE_SETTINGS,
+    accepted,
+    call,
+    defaults_for,
+    known_spaces,
+    make_objective,
+    parse_named,
+    parse_sets,
+    parse_time,
+    read_costs,
+    read_limits,
+    space_factory,
+    split_sets,
+)
+from hw_models.measure import measure
+from nas import config as configs
+from nas import search as local
+from nas.data import load
+from nas.errors import BadInput, suggest
+from nas.evaluate import Scratch, fit_macro
+from nas.files import read_json
+from nas.journal import RunFolder
+from nas.progress import progress
+from nas.report import write_report
+from nas.space import Macro
+from nas.summary import summary_json, table
+from search_spaces import SPACES
+from strategies import STRATEGIES
+
+
+@dataclass
+class Options:
+    """The options of ``nas search``, as typed."""
+
+    space: str
+    strategy: str
+    data: str
+    trials: int | None
+    time: str | None
+    objective: str
+    cost: list[str]
+    limit: list[str]
+    set: list[str]
+    width: int | None
+    depth: int | None
+    search_width: int | None
+    search_depth: int | None
+    data_limit: int | None
+    rungs: str | None
+    eta: int
+    executor: str
+    address: str | None
+    workers: int | None
+    cpus: float
+    gpus: float
+    baseline: str | None
+    seed: int
+    out: Path | None
+    resume: bool
+    json: bool
+
+
+def main(o: Options) -> None:
+    """Runs one search from the options of the command line."""
+    seconds = parse_time(o.time)
+    _check(o, seconds)
+    factory = space_factory(o.space, SPACES)
+    takers = {
+        "space": accepted(factory),
+        "strategy": accepted(STRATEGIES[o.strategy]),
+        "recipe": list(RECIPE_SETTINGS),
+    }
+    sets = split_sets(parse_sets(o.set), takers)
+    space = call(f"space {o.space}", factory, **sets["space"])
+    sizes = defaults_for(load(o.data).input_shape)
+    data_options = dict(sizes.data_options)
+    if o.data_limit is not None:
+        data_options["limit"] = o.data_limit
+    data = load(o.data, **data_options)
+    macro = fit_macro(Macro(o.width or sizes.width, o.depth or sizes.depth, data.input_shape, data.num_classes), data)
+    search_macro = replace(
+        macro, width=o.search_width or sizes.search_width, depth=o.search_depth or sizes.search_depth
+    )
+    space = space.at(macro)
+
+    quantities = {name: name for name in COUNTED} | {name: "latency" for name, _ in parse_named(o.cost, "--cost")}
+    make_objective(o.objective, [n for n, _ in parse_named(o.cost, "--cost")], read_limits(o.limit, quantities))
+    evaluation = Scratch(
+        space,
+        o.data,
+        sizes.search.replace(**sets["recipe"]),
+        macro=search_macro,
+        rungs=_rungs(o.rungs),
+        data_options=data_options,
+    )
+    out = o.out or _fresh()
+    RunFolder.check(out, resume=o.resume)
+    costs = read_costs(o.cost, space, lambda name: _measure(space, macro, out, name))
+    quantities |= {name: cost.stamp.quantity for name, cost in costs.items()}
+    objective = make_objective(o.objective, list(costs), read_limits(o.limit, quantities))
+    shape = {"objectives": len(objective.axes), "constraints": len(objective.limits)}
+    common = dict(
+        objective=objective,
+        costs=costs,
+        trials=o.trials,
+        seconds=seconds,
+        seed=o.seed,
+        eta=o.eta if o.rungs else None,
+        macro=macro,
+        resume=o.resume,
+    )
+
+    def run(name, arguments, folder):
+        strategy = _strategy(name, space, arguments, shape)
+        observer = progress()
+        if o.executor == "local":
+            return local.search(space, strategy, evaluation, out=folder, observer=observer, **common)
+        from nas import tune
+
+        cluster = dict(address=o.address, workers=o.workers, cpus=o.cpus, gpus=o.gpus)
+        return tune.search(space, strategy, evaluation, out=folder, observer=observer, **cluster, **common)
+
+    result = run(o.strategy, sets["strategy"], out)
+    recipe = sizes.train
+    extra: dict[str, Any] = {}
+    if o.baseline:
+        print("nas: random search with the same budget, as the baseline", file=sys.stderr)
+        common["resume"] = (out / "baseline").exists()
+        extra["baseline"] = run("random_search", {}, out / "baseline")
+    write_outputs(result, out, costs, macro, search_macro, recipe, **extra)
+    _tell(result, out, o)
+
+
+def _strategy(name, space, arguments, shape):
+    factory = STRATEGIES[name]
+    takes = accepted_all(factory)
+    return call(f"strategy {name}", factory, space, **arguments, **{k: v for k, v in shape.items() if k in takes})
+
+
+def accepted_all(factory) -> list[str]:
+    """Names of all parameters of a factory."""
+    import inspect
+
+    return list(inspect.signature(factory).parameters)
+
+
+def _check(o, seconds):
+    if o.strategy not in STRATEGIES:
+        raise BadInput(f"--strategy: no strategy '{o.strategy}'; {suggest(o.strategy, STRATEGIES)}")
+    if o.executor not in ("ray", "local"):
+        raise BadInput(f"--executor: no executor '{o.executor}'; {suggest(o.executor, ('ray', 'local'))}")
+    if o.baseline not in (None, "random"):
+        raise BadInput(f"--baseline: no baseline '{o.baseline}'; known: random")
+    if o.trials is None and seconds is None:
+        raise BadInput("budget: say how much to search with --trials 24 and/or --time 2h")
+    if o.trials is not None and o.trials < 1:
+        raise BadInput(f"--trials {o.trials}: it must be at least 1")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if o.workers is not None and o.executor == "ray" and o.address is None and "RAY_ADDRESS" not in os.environ:
+        if o.workers < 1 or o.workers * o.cpus > cores:
+            raise BadInput(
+                f"--workers {o.workers}: of {o.cpus:g} cores each do not fit into the {cores} cores here; use at most {int(cores // o.cpus)}"
+            )
+    if o.resume and o.out is None:
+        raise BadInput("--resume: say which search to go on with: --out FOLDER")
+
+
+def _rungs(text):
+    if text is None:
+        return ()
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise BadInput(f"--rungs {text}: write rising epochs, for example 1,3") from None
+
+
+def _fresh() -> Path:
+    """runs/1, runs/2, ...: the first that is free."""
+    return next(p for n in range(1, 10**6) if not (p := Path("runs") / str(n)).exists())
+
+
+def _measure(space, macro, out, name):
+    """Measures this machine into the run folder, or takes what is there: a resumed search keeps its table."""
+    from nas.cost import load_cost
+
+    path = Path(out) / f"{name}.json"
+    if path.exists():
+        return load_cost(path, space)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cost = measure(space, macro, path=path.with_suffix(".partial.json"))
+    cost.save(path)
+    path.with_suffix(".partial.json").unlink(missing_ok=True)
+    return cost
+
+
+def write_outputs(result, out, costs, macro, search_macro, recipe, baseline=None) -> None:
+    """best.json, pareto.json, trials.csv and report.html, from the result alone."""
+    out = Path(out)
+    described = read_json(out / "search.json", "search description")
+    provenance = {n: described[n] for n in ("strategy", "seed", "objective", "evaluation")}
+
+    def config(trial):
+        return configs.from_trial(result, trial, macro, search_macro, recipe, costs, provenance)
+
+    folder = RunFolder.writer(out)
+    folder.write_table("trials.csv", local.trial_rows(result))
+    best = None
+    if result.best is not None:
+        best = config(result.best).to_dict()
+        folder.write("best.json", best)
+        folder.write(
+            "pareto.json", {"schema": "nas.pareto/1", "architectures": [config(t).to_dict() for t in result.pareto]}
+        )
+    write_report(result, out, config=best, search=described, costs=costs, baseline=baseline)
+
+
+def _tell(result, out, o):
+    from rich.console import Console
+
+    if o.json:
+        return show(summary_json(result) | {"out": str(out)})
+    Console().print(table(result))
+    if result.best is None:
+        print(f"No candidate finished within the limits; see {out}/report.html and trials.csv.")
+    else:
+        print(f"Written to {out}: best.json, pareto.json, trials.csv, report.html")
+        print(f"Next: nas train {out}/best.json --data {o.data} --out {out}/model")
+    if not result.complete:
+        print(f"Stopped early; go on with the same command and --resume --out {out}")
+
+
+def report(folder: Path, own: str | None) -> None:
+    """`nas report`: everything that can be made again from search.json and journal.jsonl."""
+    described = read_json(folder / "search.json", "search description")
+    spaces = known_spaces(own, SPACES)
+    space = configs.make_space(described["space"]["name"], described["space"]["arguments"], spaces)
+    macro, evaluation = Macro(**described["macro"]), described["evaluation"]
+    costs = read_costs([f"{n}={folder / n}.json" for n in described["costs"]], space.at(macro), None)
+    result = local.reopen(folder, space.at(macro), costs)
+    search_macro = Macro(**(evaluation.get("macro") or asdict(macro)))
+    write_outputs(result, folder, costs, macro, search_macro, defaults_for(macro.input).train)
+    print(f"written to {folder}/report.html")

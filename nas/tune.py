@@ -1,0 +1,260 @@
+"""The same search through Ray Tune, on this machine or a cluster. The only file that imports Ray."""
+
+import json
+import logging
+import os
+import tempfile
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+# read by Ray when it is imported: our own journal and progress take the place of its loggers and tables
+os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+
+import numpy as np
+import ray
+from ray import tune
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+from ray.tune.search import Searcher
+
+from nas.cost import Cost
+from nas.errors import BadInput
+from nas.evaluate import CandidateFailed, Evaluation, Job
+from nas.objective import Objective
+from nas.search import FAILURES, Driver, Observer, Result, open_driver, quiet
+from nas.space import Macro, SearchSpace
+from nas.strategy import Strategy
+
+
+def search(
+    space: SearchSpace,
+    strategy: Strategy,
+    evaluation: Evaluation,
+    *,
+    objective: Objective | None = None,
+    costs: Mapping[str, Cost] | None = None,
+    trials: int | None = None,
+    seconds: float | None = None,
+    seed: int = 0,
+    eta: int | None = None,
+    macro: Macro | None = None,
+    out: Any = None,
+    resume: bool = False,
+    observer: Observer = quiet,
+    workers: int | None = None,
+    cpus: float = 1,
+    gpus: float = 0,
+    address: str | None = None,
+    callbacks: Sequence[tune.Callback] = (),
+) -> Result:
+    """`nas.search.search` with workers: same arguments, same journal, same `Result`.
+
+    Args:
+        space: see `nas.search.search`, as all up to `observer`.
+        strategy: results reach it in the order in which workers finish, so an asynchronous one may differ from run to
+            run; the journal keeps the order, and a resume follows it.
+        evaluation: sent to each worker once and called there; workers are kept for all candidates.
+        objective: see there.
+        costs: see there.
+        trials: see there.
+        seconds: see there.
+        seed: see there.
+        eta: see there.
+        macro: see there.
+        out: see there.
+        resume: see there.
+        observer: called in this process.
+        workers: candidates at once; default: as many as Ray's CPUs (and GPUs) hold.
+        cpus: cores of each worker. XLA gets as many threads: two workers of one core train more small networks an hour
+            than one of two.
+        gpus: share of a GPU of each worker; each process gets that share of its memory.
+        address: of a running cluster; default RAY_ADDRESS, else a Ray of its own on this machine.
+        callbacks: of Ray Tune (TensorBoard, MLflow, Weights & Biases).
+
+    Raises:
+        BadInput: as there; or more workers than the machine has cores for.
+    """
+    started = time.monotonic()
+    driver = open_driver(
+        space, strategy, evaluation, objective, costs, trials, seconds, seed, eta, macro, out, resume, executor="ray"
+    )
+    own = not ray.is_initialized()
+    try:
+        _connect(address)
+        workers = _workers(workers, cpus, gpus)
+        observer("start", driver, None)
+        if not driver.over:
+            _run(driver, evaluation, observer, workers, cpus, gpus, callbacks)
+    finally:
+        driver.folder.close()
+        if own and ray.is_initialized():
+            ray.shutdown()
+    result = driver.result(started)
+    observer("end", driver, None)
+    return result
+
+
+def _connect(address):
+    if ray.is_initialized():
+        return
+    address = address or os.environ.get("RAY_ADDRESS")
+    options: dict[str, Any] = {"log_to_driver": False}
+    if address is None:
+        options |= {"include_dashboard": False, "num_cpus": cores()}
+    try:
+        with warnings.catch_warnings():
+            # Ray starts its processes by fork and exec at once; the threads that JAX warns about are not carried over
+            warnings.filterwarnings("ignore", message="os.fork", category=RuntimeWarning)
+            ray.init(address=address, **options)
+        for name in ("ray", "ray.tune", "ray.air"):
+            logging.getLogger(name).setLevel(logging.ERROR)
+    except ConnectionError as error:
+        raise BadInput(f"address: no Ray cluster at '{address}' ({str(error).splitlines()[0]})") from None
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _workers(asked, cpus, gpus):
+    there = ray.cluster_resources()
+    room = int(there.get("CPU", 0) // cpus) if cpus else 10**6
+    if gpus:
+        room = min(room, int(there.get("GPU", 0) / gpus))
+    if asked is not None and asked < 1:
+        raise BadInput(f"workers is {asked}; it must be at least 1")
+    if room < 1 or (asked or 1) > room:
+        have = ", ".join(f"{there.get(k, 0):g} {k}s" for k in ("CPU", "GPU") if k == "CPU" or gpus)
+        need = f"{cpus:g} CPUs" + (f" and {gpus:g} GPUs" if gpus else "")
+        raise BadInput(f"workers: {asked or 1} of {need} each do not fit into {have}; ask for at most {room}")
+    return asked or room
+
+
+def _run(driver, evaluation, observer, workers, cpus, gpus, callbacks):
+    # Ray's own records are of no use once it ends; on a cluster they must lie where every node can write
+    root = None if driver.folder.path is None else driver.folder.path.resolve()
+    with tempfile.TemporaryDirectory(prefix=".ray-", dir=root, ignore_cleanup_errors=True) as storage:
+        trainable = tune.with_resources(
+            tune.with_parameters(_Worker, evaluation=evaluation, gpus=gpus), {"cpu": cpus, "gpu": gpus}
+        )
+        tuner = tune.Tuner(
+            trainable,
+            tune_config=tune.TuneConfig(
+                search_alg=_Asker(driver, observer),
+                scheduler=_Rungs(driver, observer),
+                num_samples=-1,
+                max_concurrent_trials=workers,
+                reuse_actors=True,
+                trial_dirname_creator=lambda trial: trial.trial_id,
+            ),
+            run_config=tune.RunConfig(
+                name="search",
+                storage_path=storage,
+                verbose=0,
+                # a candidate that kills its worker gets one more chance: the worker may have been the one at fault
+                failure_config=tune.FailureConfig(max_failures=1),
+                callbacks=list(callbacks),
+            ),
+        )
+        tuner.fit()
+
+
+class _Worker(tune.Trainable):
+    """One process; it prepares the evaluation once and then takes one candidate after the other."""
+
+    def setup(self, config, evaluation, gpus):
+        self._evaluate = evaluation()
+        self.reset_config(config)
+
+    def reset_config(self, new_config):
+        job = new_config["job"]
+        self._reports = self._evaluate(Job(job["id"], np.asarray(job["row"], np.int32), job["epochs"], job["seed"]))
+        self._began = time.monotonic()
+        self._next = None
+        return True
+
+    def step(self):
+        try:
+            metrics = next(self._reports) if self._next is None else self._next
+            # one report ahead, because only the generator knows which report is the last
+            self._next = next(self._reports, None)
+        except StopIteration:
+            return {"reason": "the evaluation gave no metrics", tune.result.DONE: True}
+        except FAILURES as error:
+            seconds = time.monotonic() - self._began
+            return {"reason": str(error) or type(error).__name__, "seconds": seconds, tune.result.DONE: True}
+        found = {"seconds": time.monotonic() - self._began, **metrics}
+        # the plain figures are for callbacks such as TensorBoard; Ray flattens and renames, the report is ours
+        return {**found, "report": json.dumps(found), tune.result.DONE: self._next is None}
+
+    def save_checkpoint(self, checkpoint_dir):
+        return None
+
+    def load_checkpoint(self, checkpoint):
+        """A retried candidate starts again."""
+
+    def cleanup(self):
+        if hasattr(self._reports, "close"):
+            self._reports.close()
+
+
+class _Asker(Searcher):
+    """Ray's side of the strategy; Ray's trial ids become ours."""
+
+    def __init__(self, driver: Driver, observer: Observer):
+        super().__init__()
+        self.driver, self.observer = driver, observer
+        self.ids: dict[str, int] = {}
+
+    def suggest(self, trial_id):
+        job = self.driver.next()
+        if job is None:
+            return Searcher.FINISHED if self.driver.exhausted else None
+        self.ids[trial_id] = job.id
+        self.observer("asked", self.driver, self.driver.trials[job.id])
+        return {"job": {"id": job.id, "row": job.row.tolist(), "epochs": job.epochs, "seed": job.seed}}
+
+    def on_trial_complete(self, trial_id, result=None, error=False):
+        id = self.ids.pop(trial_id)
+        if self.driver.trials[id].status != "pending":
+            return
+        if error or not result:
+            trial = self.driver.fail(id, "its worker died twice (out of memory, or killed)")
+        elif "report" not in result:
+            trial = self.driver.fail(id, result.get("reason", "no metrics"), seconds=result.get("seconds", 0.0))
+        else:
+            trial = self.driver.finish(id, json.loads(result["report"]), stopped=not result.get(tune.result.DONE, True))
+        self.observer("told", self.driver, trial)
+
+    def __getstate__(self):
+        """Nothing: Ray pickles its searcher for its own resume, and ours reads the journal."""
+        return {}
+
+    def save(self, checkpoint_path):
+        """Nothing, as above."""
+
+    def restore(self, checkpoint_path):
+        """Nothing."""
+
+
+class _Rungs(FIFOScheduler):
+    """Stops candidates at rungs."""
+
+    def __init__(self, driver: Driver, observer: Observer):
+        super().__init__()
+        self.driver, self.observer = driver, observer
+
+    def __getstate__(self):
+        return {}
+
+    def on_trial_result(self, tune_controller, trial, result):
+        if result.get(tune.result.DONE) or "report" not in result:
+            return TrialScheduler.CONTINUE
+        id = trial.config["job"]["id"]
+        goes_on = self.driver.rung(id, json.loads(result["report"]))
+        self.observer("rung", self.driver, self.driver.trials[id])
+        return TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP
