@@ -20,7 +20,7 @@ from nas.errors import BadInput, suggest
 from nas.model import evaluate_model, load_model, save_model, train_model
 from nas.space import Macro
 from search_spaces import SPACES
-from search_spaces.genotype import export_genotype, import_genotype
+from search_spaces.genotype import from_row, parse, space_of, to_row
 from search_spaces.nasbench201 import from_string, nasbench201, to_string
 
 
@@ -140,7 +140,9 @@ def import_arch(form, source, width, depth, classes, input_text, out):
     elif form == "genotype":
         if not _is_file(source) and not source.lstrip().startswith("Genotype"):
             raise BadInput(f"{source}: no such file; give a file that holds Genotype(normal=[...], ...)")
-        space, row = import_genotype(text)
+        genotype = parse(text)
+        space = space_of(genotype)
+        row = to_row(genotype, space)
     else:
         raise BadInput(f"import arch: no format '{form}'; {suggest(form, ('nb201', 'genotype'))}")
     macro = space.macro
@@ -178,7 +180,7 @@ def export(path, to, own, out):
             raise BadInput(f"--to nb201: the config is of space '{architecture.space.name}', not nasbench201")
         text = to_string(architecture.row)
     elif to == "genotype":
-        text = export_genotype(architecture.row, architecture.space)
+        text = str(from_row(architecture.row, architecture.space))
     else:
         raise BadInput(f"--to: no format '{to}'; {suggest(to, ('nb201', 'genotype'))}")
     if out is None:

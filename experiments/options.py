@@ -196,7 +196,7 @@ def defaults_for(input_shape: tuple[int, int, int]) -> Sizes:
             search=Recipe(epochs=5, batch=64),
             width=16,
             depth=1,
-            train=Recipe(epochs=30, batch=64, augment=("crop:1",)),
+            train=Recipe(epochs=40, batch=32, learning_rate=0.05, augment=("crop:1",)),
             # the test split is the same whatever is cut for validation
             data_options={"validation_fraction": 0.5, "limit": 400},
         )

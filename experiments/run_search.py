@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from nas.report import write_report
+
 from experiments.cli import show
 from experiments.options import (
     COUNTED,
@@ -25,16 +27,15 @@ from experiments.options import (
 )
 from hw_models.measure import measure
 from nas import config as configs
-from nas import search as local
 from nas.data import load
 from nas.errors import BadInput, suggest
 from nas.evaluate import Scratch, fit_macro
 from nas.files import read_json
 from nas.journal import RunFolder
 from nas.progress import progress
-from nas.report import write_report
+from nas.search import reopen, search, trial_rows
 from nas.space import Macro
-from nas.summary import summary_json, table
+from nas.summary import baselines, table
 from search_spaces import SPACES
 from strategies import STRATEGIES
 
@@ -125,12 +126,16 @@ def main(o: Options) -> None:
         strategy = _strategy(name, space, arguments, shape)
         observer = progress()
         if o.executor == "local":
-            return local.search(space, strategy, evaluation, out=folder, observer=observer, **common)
+            return search(space, strategy, evaluation, out=folder, observer=observer, **common)
         from nas import tune
 
         cluster = dict(address=o.address, workers=o.workers, cpus=o.cpus, gpus=o.gpus)
         return tune.search(space, strategy, evaluation, out=folder, observer=observer, **cluster, **common)
 
+    if "population" in takers["strategy"] and "population" not in sets["strategy"] and o.trials is not None:
+        # the factory's default suits hundreds of trials; a short search has to begin to learn before it ends
+        sets["strategy"]["population"] = min(25, max(4, o.trials // 3))
+        sets["strategy"].setdefault("tournament", max(2, sets["strategy"]["population"] // 4))
     result = run(o.strategy, sets["strategy"], out)
     recipe = sizes.train
     extra: dict[str, Any] = {}
@@ -138,7 +143,7 @@ def main(o: Options) -> None:
         print("nas: random search with the same budget, as the baseline", file=sys.stderr)
         common["resume"] = (out / "baseline").exists()
         extra["baseline"] = run("random_search", {}, out / "baseline")
-    write_outputs(result, out, costs, macro, search_macro, recipe, **extra)
+    write_outputs(result, recipe, **extra)
     _tell(result, out, o)
 
 
@@ -204,25 +209,17 @@ def _measure(space, macro, out, name):
     return cost
 
 
-def write_outputs(result, out, costs, macro, search_macro, recipe, baseline=None) -> None:
+def write_outputs(result, recipe, baseline=None) -> None:
     """best.json, pareto.json, trials.csv and report.html, from the result alone."""
-    out = Path(out)
-    described = read_json(out / "search.json", "search description")
-    provenance = {n: described[n] for n in ("strategy", "seed", "objective", "evaluation")}
-
-    def config(trial):
-        return configs.from_trial(result, trial, macro, search_macro, recipe, costs, provenance)
-
-    folder = RunFolder.writer(out)
-    folder.write_table("trials.csv", local.trial_rows(result))
+    folder = RunFolder.writer(result.out)
+    folder.write_table("trials.csv", trial_rows(result))
     best = None
     if result.best is not None:
-        best = config(result.best).to_dict()
+        best = configs.from_result(result, recipe=recipe).to_dict()
+        front = [configs.from_result(result, t, recipe=recipe).to_dict() for t in result.pareto]
         folder.write("best.json", best)
-        folder.write(
-            "pareto.json", {"schema": "nas.pareto/1", "architectures": [config(t).to_dict() for t in result.pareto]}
-        )
-    write_report(result, out, config=best, search=described, costs=costs, baseline=baseline)
+        folder.write("pareto.json", {"schema": "nas.pareto/1", "architectures": front})
+    write_report(result, result.out, config=best, search=dict(result.description), costs=result.costs)
 
 
 def _tell(result, out, o):
@@ -240,14 +237,27 @@ def _tell(result, out, o):
         print(f"Stopped early; go on with the same command and --resume --out {out}")
 
 
+def summary_json(result) -> dict[str, Any]:
+    """What ``--json`` prints at the end of a search."""
+    best = result.best
+    return {
+        "best": None if best is None else {"trial": best.id, "choices": result.space.decode(best.row), "metrics": best.metrics},
+        "pareto": [{"trial": t.id, "metrics": t.metrics} for t in result.pareto],
+        "trials": {s: sum(t.status == s for t in result.trials) for s in ("finished", "stopped", "failed", "pending")},
+        "baselines": asdict(baselines(result)),
+        "seconds": result.seconds,
+        "device_hours": result.device_seconds / 3600,
+        "complete": result.complete,
+    }
+
+
 def report(folder: Path, own: str | None) -> None:
     """`nas report`: everything that can be made again from search.json and journal.jsonl."""
     described = read_json(folder / "search.json", "search description")
     spaces = known_spaces(own, SPACES)
     space = configs.make_space(described["space"]["name"], described["space"]["arguments"], spaces)
-    macro, evaluation = Macro(**described["macro"]), described["evaluation"]
+    macro = Macro(**described["macro"])
     costs = read_costs([f"{n}={folder / n}.json" for n in described["costs"]], space.at(macro), None)
-    result = local.reopen(folder, space.at(macro), costs)
-    search_macro = Macro(**(evaluation.get("macro") or asdict(macro)))
-    write_outputs(result, folder, costs, macro, search_macro, defaults_for(macro.input).train)
+    result = reopen(folder, space.at(macro), costs)
+    write_outputs(result, defaults_for(macro.input).train)
     print(f"written to {folder}/report.html")

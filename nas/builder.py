@@ -51,10 +51,63 @@ class LayerBuilder:
             branches: option -> function without arguments; a tuple of options shares one branch. All branches give
                 the same shape. Layers inside are named under ``decision.option`` (or ``decision.option_option``).
         """
+        return self._choose(decision, list(labelled(branches)))
+
+    def _choose(self, decision, cases):
         option = self._decisions[decision].options[self._row[decision]]
-        label, branch = next((label, b) for options, label, b in labelled(branches) if option in options)
+        label, branch = next((label, b) for options, label, b in cases if option in options)
         with self.scope(f"{decision}.{label}" if label else decision):
             return branch()
+
+    def when(self, predicate: Any, branch: Callable[[], Any], otherwise: Any, *, name: str) -> Any:
+        """The value of `branch` where `predicate` holds, else the value `otherwise`, of the same shape.
+
+        A Python bool is decided once for all rows; what `chosen` gives, row by row. Layers inside are named under
+        `name`.
+        """
+        if not predicate:
+            return otherwise
+        with self.scope(name):
+            return branch()
+
+    def nodes(
+        self,
+        edges: Mapping[str, Sequence[str]],
+        body: Callable[[str, Any, int], Any],
+        inputs: Sequence[Any],
+        *,
+        stride: int = 1,
+    ) -> list[Any]:
+        """The nodes of a cell, in order: each the sum over its edges of ``body(edge, x, stride)``.
+
+        The decision ``<edge>_input`` chooses x by position, among `inputs` and then the nodes before this one. The
+        shared program compiles `body` once for all edges, so every edge has the same layers in it, all of them inside
+        choices on decisions that are called after the edge (``<edge>_...``).
+
+        Args:
+            edges: node name -> names of its edges.
+            body: what an edge computes; called with stride 1 where x is a node.
+            inputs: values of one shape.
+            stride: of an edge that reads an input. At 1, nodes have the shape of the inputs.
+        """
+        found: list[Any] = []
+        for node, names in edges.items():
+            terms = [self._edge(name, body, inputs, found, stride) for name in names]
+            found.append(self.add(terms, name=node))
+        return found
+
+    def _edge(self, edge, body, inputs, nodes, stride):
+        decision, n = f"{edge}_input", len(inputs)
+        options = range(n + len(nodes))
+        if stride == 1:
+            return body(edge, self._pick(decision, [*inputs, *nodes], 0), 1)
+        cases = [(options[:n], "input", lambda: body(edge, self._pick(decision, inputs, 0), stride))]
+        if nodes:
+            cases.append((options[n:], "node", lambda: body(edge, self._pick(decision, nodes, n), 1)))
+        return self._choose(decision, cases)
+
+    def _pick(self, decision, values, start):
+        return values[self._decisions[decision].options[self._row[decision]] - start]
 
     def chosen(self, decision: str, option: Any) -> Any:
         """Whether the row takes this option: a bool array without dimensions, for ``&``, ``|`` and ``~``."""
@@ -134,7 +187,7 @@ class LayerBuilder:
         return self._add("activation", (x,), self.shape(x), name or kind, dict(kind=kind))
 
     def avg_pool(self, x: Any, window: int = 3, *, stride: int = 1, name: str = "avg_pool") -> Any:
-        """Mean over a window; padding is not counted. Odd windows keep the size at stride 1, even ones are not padded."""
+        """Mean over a window; padding is not counted. Odd windows are padded to keep the size, even ones not."""
         return self._add("avg_pool", (x,), self._pooled(x, window, stride), name, dict(window=window, stride=stride))
 
     def max_pool(self, x: Any, window: int = 3, *, stride: int = 1, name: str = "max_pool") -> Any:
@@ -164,15 +217,24 @@ class LayerBuilder:
         terms = [x for x in xs if not isinstance(x, Zeros)]
         if len(terms) < 2:
             return terms[0] if terms else xs[0]
+        self._same_size(terms, name)
         return self._add("add", terms, self.shape(terms[0]), name, {})
 
     def concat(self, xs: Sequence[Any], *, keep: Sequence[Any] | None = None, name: str = "concat") -> Any:
         """Concatenation along channels, of those parts for which `keep` holds (at least one)."""
         kept = [bool(k) for k in keep] if keep is not None else [True] * len(xs)
         parts = [x for x, k in zip(xs, kept, strict=True) if k]
+        self._same_size(parts, name)
         widths = [self.shape(x)[-1] for x in xs]
         shape = (*self.shape(parts[0])[:-1], sum(self.shape(x)[-1] for x in parts))
         return self._add("concat", parts, shape, name, dict(kept=kept, widths=widths))
+
+    def _same_size(self, xs, name):
+        sizes = {self.shape(x)[:-1] for x in xs}
+        if len(sizes) > 1:
+            where, size = ".".join([*self._path, name]), _dims(self._layers[0].output_shape)
+            shown = " and ".join(map(_dims, sorted(sizes)))
+            raise BadInput(f"macro: input {size} does not halve evenly; {shown} meet at '{where}'")
 
     def offset(self, x: Any, *, name: str = "offset") -> Any:
         """Drops the first row and column."""

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from nas.cost import Cost, count_costs
+from nas.cost import Cost
 from nas.errors import BadInput, suggest
 from nas.files import read_json, to_json, write_json
 from nas.layers import Layer
@@ -72,22 +72,35 @@ class Architecture:
         write_json(path, self.to_dict())
 
 
-def from_trial(
-    result: Result, trial: Trial, macro: Macro, search_macro: Macro, recipe, costs: Mapping[str, Cost], provenance
-):
-    """The config of one trial of a search."""
-    known = {**count_costs(result.space, macro), **costs}
-    columns = {cost_column(name, cost) for name, cost in known.items()}
-    metrics = {n: v for n, v in trial.metrics.items() if n not in columns and n != "train_compilations"}
+def from_result(result: Result, trial: Trial | None = None, *, recipe: Recipe | None = None) -> Architecture:
+    """The config of one trial of a search, by default the best.
+
+    Args:
+        result: of a search.
+        trial: one of its finished trials.
+        recipe: what the found network shall be trained with; None leaves that to ``nas train``.
+
+    Raises:
+        BadInput: no candidate finished within the limits.
+    """
+    trial = trial or result.best
+    if trial is None:
+        raise BadInput("search: no candidate finished within the limits, so there is no best one to save")
+    known = {cost_column(name, cost) for name, cost in result.costs.items()}
+    told = result.description
+    macro = Macro(**told["macro"])
+    searched = told["evaluation"].get("macro")
     return Architecture(
         space=result.space,
         row=trial.row,
         macro=macro,
-        search_macro=search_macro,
+        search_macro=Macro(**searched) if searched else macro,
         recipe=recipe,
-        metrics=metrics,
-        costs=price(known, trial.row),
-        provenance={**provenance, "trial": trial.id, "versions": versions(), "created": now()},
+        metrics={n: v for n, v in trial.metrics.items() if n not in known and n != "train_compilations"}
+        | {"split": told["evaluation"].get("split", ""), "seed": told["seed"]},
+        costs=price(result.costs, trial.row),
+        provenance={n: told[n] for n in ("strategy", "objective", "evaluation")}
+        | {"trial": trial.id, "versions": versions(), "created": now()},
     )
 
 

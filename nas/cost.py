@@ -1,13 +1,16 @@
 """What an architecture costs on a device: a stamped sum of factors, a gather for a hundred thousand candidates."""
 
+import contextlib
+import functools
 import itertools
-import json
+import math
+import operator
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -15,6 +18,9 @@ from nas.errors import BadInput
 from nas.layers import Layer, counts
 from nas.objective import UNITS
 from nas.space import Archs, Macro, SearchSpace
+
+# counts are tabulated only where that takes well under a second, at some ten microseconds a layer
+TABULATED_LAYERS = 30_000
 
 
 @dataclass(frozen=True)
@@ -81,7 +87,10 @@ class Cost:
         return f"{self.stamp.quantity}_{self.stamp.unit}" if self.stamp.unit else self.stamp.quantity
 
     def __call__(self, rows: Archs) -> Any:
-        """Rows int32[N, L] to values [N], in the stamp's unit: float64 on numpy rows, float32 on jax rows (jittable)."""
+        """Rows int32[N, L] to values [N], in the stamp's unit.
+
+        Float64 on numpy rows; float32 on jax rows, jittable.
+        """
         if self.function is not None:
             return np.asarray(self.function(np.asarray(rows)), np.float64)
         xp = np if isinstance(rows, np.ndarray) else jnp
@@ -120,7 +129,8 @@ def load_cost(path: str | os.PathLike, space: SearchSpace | None = None) -> Cost
     """Reads a JSON table back.
 
     Raises:
-        BadInput: no such file, not a cost table, of another space, or with entries that are no finite numbers.
+        BadInput: no such file, not a cost table, of another space, with entries that are no finite numbers, or below
+            zero for its cheapest options.
     """
     from nas.files import read_json
 
@@ -129,16 +139,29 @@ def load_cost(path: str | os.PathLike, space: SearchSpace | None = None) -> Cost
         if data["schema"] != "nas.cost/1":
             raise BadInput(f"{path}: schema is {data['schema']!r}; this version reads nas.cost/1")
         stamp = Stamp(**data["stamp"])
-        factors = tuple(Factor(tuple(f["decisions"]), np.asarray(f["table"], np.float64)) for f in data["factors"])
+        factors = tuple(
+            Factor(tuple(map(operator.index, f["decisions"])), np.asarray(f["table"], np.float64))
+            for f in data["factors"]
+        )
         cost = Cost(stamp, float(data["base"]), factors, None, data["space"], data.get("details"))
-    except (KeyError, TypeError, ValueError) as error:
+        known = stamp.quantity in UNITS and stamp.unit == UNITS[stamp.quantity][0]
+    except KeyError as error:
+        raise BadInput(f"{path}: not a cost table (nas.cost/1): {error} is missing") from None
+    except (TypeError, ValueError, OverflowError) as error:
         if isinstance(error, BadInput):
             raise
-        raise BadInput(f"{path}: not a cost table (nas.cost/1): {error}") from None
-    if stamp.quantity not in UNITS or stamp.unit != UNITS[stamp.quantity][0]:
+        raise BadInput(f"{path}: not a cost table (nas.cost/1): {' '.join(str(error).split())}") from None
+    if not known:
         raise BadInput(f"{path}: quantity '{stamp.quantity}' in '{stamp.unit}' is not one of ours: {', '.join(UNITS)}")
     if not np.isfinite([cost.base, *(v for f in factors for v in f.table.ravel())]).all():
         raise BadInput(f"{path}: holds entries that are no finite numbers; measure it again")
+    if len({d for f in factors for d in f.decisions}) == sum(len(f.decisions) for f in factors):
+        # each factor has decisions of its own, so the cheapest options can be taken together
+        lowest = cost.base + sum(f.table.min(initial=np.inf) for f in factors)
+        if lowest < -1e-9 * (1 + abs(cost.base)):
+            raise BadInput(
+                f"{path}: its cheapest options cost {lowest:.6g} {stamp.unit}; no {stamp.quantity} is negative"
+            )
     if space is not None:
         if cost.space != space.fingerprint:
             raise BadInput(
@@ -152,12 +175,13 @@ def load_cost(path: str | os.PathLike, space: SearchSpace | None = None) -> Cost
 
 
 def tabulate(
-    space: SearchSpace, value: Callable[[np.ndarray], float], stamp: Stamp, *, check: int = 8, details=None
+    space: SearchSpace, value: Callable[[np.ndarray], float], stamp: Stamp, *, check: int = 32, details=None
 ) -> Cost:
     """The additive table of a figure that adds over `space.factors`, from few evaluations of it.
 
     Anchored decomposition: one valid row is the anchor; each group of decisions is varied with the others at the
-    anchor, and what the groups before explain is taken off. Exact when the figure is such a sum.
+    anchor, and what the groups before explain is taken off. Exact when the figure is such a sum. The cheapest option
+    of each group then stands at zero, so that no entry is negative and `base` is the cost of the cheapest options.
 
     Args:
         space: whose groups are used.
@@ -167,49 +191,85 @@ def tabulate(
         details: kept in the table for people.
 
     Raises:
-        BadInput: the figure is no such sum.
+        BadInput: the figure is no such sum, or no finite number.
     """
-    import jax
 
-    groups = space.factors or tuple((i,) for i in range(space.length))
-    sampled = np.asarray(space.sample(jax.random.key(0), check + 1))
+    def figure(row):
+        found = float(value(row))
+        if not math.isfinite(found):
+            raise BadInput(f"cost '{stamp.quantity}' is {found} for row {row.tolist()}; it must be a finite number")
+        return found
+
+    sampled = sample_rows(space, check + 1)
     anchor, others = sampled[0], sampled[1:]
-    base = float(value(anchor))
-    factors: list[Factor] = []
-    for group in groups:
+    # compiled for one row, because a space's rules run op by op take longer than pricing the row
+    valid = (lambda row: True) if space.allowed_of is None else jax.jit(lambda row: space.valid(row[None])[0])
+    anchored = figure(anchor)
+    factors: list[tuple[tuple[int, ...], np.ndarray]] = []
+    for group in factor_groups(space):
         shape = tuple(space.cardinalities[d] for d in group)
         table = np.zeros(shape)
         for options in itertools.product(*map(range, shape)):
             row = anchor.copy()
             row[list(group)] = options
-            if bool(space.valid(row[None])[0]):
-                explained = base + sum(f.table[tuple(row[d] for d in f.decisions)] for f in factors)
-                table[options] = float(value(row)) - explained
-        factors.append(Factor(tuple(group), table))
-    cost = Cost(stamp, base, tuple(factors), None, space.fingerprint, details)
+            if valid(row):
+                explained = anchored + sum(t[tuple(row[d] for d in g)] for g, t in factors)
+                table[options] = figure(row) - explained
+        factors.append((tuple(group), table))
+    lowest = [table.min() for _, table in factors]
+    base = anchored + sum(lowest)
+    shifted = [Factor(g, t - low) for (g, t), low in zip(factors, lowest, strict=True)]
+    cost = Cost(stamp, float(base), tuple(shifted), None, space.fingerprint, details)
     for row in others:
-        if not np.isclose(cost(row[None])[0], value(row), rtol=1e-6, atol=1e-9):
+        if not np.isclose(cost(row[None])[0], figure(row), rtol=1e-6, atol=1e-9):
             raise BadInput(
                 f"cost '{stamp.quantity}' does not add over the factors of space '{space.name}'; it is no table"
             )
     return cost
 
 
+def factor_groups(space: SearchSpace) -> tuple[tuple[int, ...], ...]:
+    """The groups of decisions that figures add over: the space's, or each decision alone."""
+    return space.factors or tuple((i,) for i in range(space.length))
+
+
+def sample_rows(space: SearchSpace, n: int, seed: int = 0) -> np.ndarray:
+    """int32[n, L]: random rows, without compiling anything where every option is allowed."""
+    if space.allowed_of is not None:
+        return np.asarray(jax.jit(space.sample, static_argnums=1)(jax.random.key(seed), n))
+    draws = np.random.default_rng(seed).random((n, space.length))
+    return (draws * np.asarray(space.cardinalities)).astype(np.int32)
+
+
 def count_costs(space: SearchSpace, macro: Macro | None = None) -> dict[str, Cost]:
     """Parameters, multiply-accumulates and peak activation memory (batch 1, float32), from `space.layers` alone.
 
-    They need no measuring and are there in every search as ``params``, ``macs`` and ``memory``.
+    They need no measuring and are there in every search as ``params``, ``macs`` and ``memory``. Parameters and
+    multiply-accumulates are tables, jittable and differentiable, where they add over the space's factors and the
+    tables take at most `TABULATED_LAYERS` resolved layers; otherwise, as the peak of memory always, functions on the
+    host.
     """
     macro = macro or space.macro
-    index = {"params": 0, "macs": 1, "memory": 2}
 
-    def of(name):
-        unit = UNITS[name][0]
-        stamp = Stamp(name, unit, "any", "closed form", 1, "float32", asdict(macro), "layers")
-        function = lambda rows: [counts(space.layers(row, macro))[index[name]] for row in np.atleast_2d(rows)]  # noqa: E731
+    @functools.lru_cache(maxsize=1024)
+    def counted(row: tuple[int, ...]):
+        return counts(space.layers(row, macro))
+
+    entries = sum(math.prod(space.cardinalities[d] for d in group) for group in factor_groups(space))
+    # drawing a row of a space with rules compiles for seconds: not for a table that is too large in any case
+    small = entries <= 500 and entries * len(space.layers(sample_rows(space, 1)[0], macro)) <= TABULATED_LAYERS
+
+    def of(name, index):
+        stamp = Stamp(name, UNITS[name][0], "any", "closed form", 1, "float32", asdict(macro), "layers")
+        value = lambda row: counted(tuple(np.asarray(row).tolist()))[index]  # noqa: E731
+        if name != "memory" and small:
+            # BadInput: they do not add, for instance because the width of a layer is a decision
+            with contextlib.suppress(BadInput):
+                return tabulate(space, value, stamp)
+        function = lambda rows: np.asarray([value(row) for row in np.atleast_2d(rows)], np.float64)  # noqa: E731
         return Cost(stamp, function=function, space=space.fingerprint)
 
-    return {name: of(name) for name in index}
+    return {name: of(name, index) for index, name in enumerate(("params", "macs", "memory"))}
 
 
 def block_times(layers: Sequence[Layer], times: Mapping[str, float]) -> float:

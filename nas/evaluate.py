@@ -85,7 +85,7 @@ class Scratch:
             "data": self.data if isinstance(self.data, str) else getattr(self.data, "fingerprint", "arrays"),
             "data_options": dict(self.data_options),
             "recipe": asdict(self.recipe),
-            "macro": None if self.macro is None else asdict(self.macro),
+            "macro": asdict(self.frame()),
             "rungs": list(self.rungs),
             "split": self.split,
         }
@@ -94,15 +94,15 @@ class Scratch:
         """The data set."""
         return self.data if isinstance(self.data, Data) else load(self.data, **self.data_options)
 
-    def macro_for(self, data: Data) -> Macro:
-        """The frame with the data's input and classes."""
-        return fit_macro(self.macro or self.space.macro, data, self.task)
+    def frame(self, data: Data | None = None) -> Macro:
+        """The macro that candidates are trained at: with the data's input and classes."""
+        return fit_macro(self.macro or self.space.macro, data or self.load(), self.task)
 
     def __call__(self) -> Evaluate:
         """Loads the data and prepares the program of this process."""
         use_compilation_cache()
         data = self.load()
-        macro = self.macro_for(data)
+        macro = self.frame(data)
         mesh = data_mesh(self.devices)
         train, measured = (on_device(getattr(data, s), data.mean, data.std) for s in ("train", self.split))
         count = len(data.train.labels)

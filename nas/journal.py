@@ -28,18 +28,18 @@ class RunFolder:
         self.path = None if path is None else Path(path)
         self._file: io.TextIOWrapper | None = None
         self.events: list[dict[str, Any]] = []
+        self.description: dict[str, Any] = json.loads(to_json(dict(search)))
         if self.path is None:
             return
-        described = json.loads(to_json(dict(search)))
         file = self.path / "search.json"
         self.check(self.path, resume=resume)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             if file.exists():
-                self._check_same(file, described)
+                self._check_same(file)
                 self.events = list(self._read())
             else:
-                write_json(file, described)
+                write_json(file, self.description)
             self._file = (self.path / "journal.jsonl").open("a")
         except OSError as error:
             raise BadInput(f"out: {self.path} cannot be written ({error.strerror}); choose another folder") from None
@@ -73,10 +73,12 @@ class RunFolder:
         """The events of a folder, which is not written to."""
         folder = cls(None, {})
         folder.path = Path(path)
+        folder.description = read_json(folder.path / "search.json", "search description")
         folder.events = list(folder._read(mend=False))
         return folder
 
-    def _check_same(self, file, described):
+    def _check_same(self, file):
+        described = self.description
         held = read_json(file, "search description")
         for name in described:
             if name not in _MAY_CHANGE and held.get(name) != described[name]:

@@ -1,10 +1,12 @@
 """A resolved layer list as a Flax network: what `build`, `extract` and a trained model are made of."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from nas import kernels
@@ -13,10 +15,13 @@ from nas.layers import Layer
 Weights = dict[str, dict[str, jax.Array]]  # layer name -> {"kernel", "bias", "scale"}
 Stats = dict[str, dict[str, jax.Array]]  # layer name -> {"mean", "var"}
 
-# He et al. 2015; NAS-Bench-201 and DARTS leave PyTorch's default, which has a third of this variance and trains slower
-KERNEL_INIT = nnx.initializers.he_normal()
-# the head starts small, so that the first loss is the entropy of the classes
-LINEAR_INIT = nnx.initializers.lecun_normal()
+# variance of a kernel times its fan-in. He et al. 2015; NAS-Bench-201 and DARTS leave PyTorch's default, which has a
+# third of this variance and trains slower
+KERNEL_GAIN = 2.0
+# the head starts smaller, so that the first loss is near the entropy of the classes
+LINEAR_GAIN = 1.0
+KERNEL_INIT = nnx.initializers.variance_scaling(KERNEL_GAIN, "fan_in", "truncated_normal")
+LINEAR_INIT = nnx.initializers.variance_scaling(LINEAR_GAIN, "fan_in", "truncated_normal")
 BATCH_NORM_MOMENTUM = 0.9
 BATCH_NORM_EPSILON = 1e-5
 
@@ -143,11 +148,36 @@ def _fixed(layer: Layer, ins: list[jax.Array]) -> jax.Array:
 
 
 # ---- the same list as pure functions -----------------------------------------------------------------------------
-def init_layers(layers: tuple[Layer, ...], key: jax.Array) -> tuple[Weights, Stats]:
-    """Newly drawn arrays of every layer that holds any, under layer names."""
+def init_layers(layers: Sequence[Layer], key: jax.Array) -> tuple[Weights, Stats]:
+    """Newly drawn arrays of every layer that holds any, under layer names; the distributions of the Flax module's.
+
+    One draw is cut into all kernels: hundreds of draws would compile for minutes.
+    """
     trained = [layer for layer in layers if trains(layer)]
-    drawn = [(x.name, *init_layer(x, k)) for x, k in zip(trained, jax.random.split(key, len(trained)), strict=True)]
-    return {n: w for n, w, _ in drawn if w}, {n: s for n, _, s in drawn if s}
+    shapes = {layer.name: _kernel_shape(layer) for layer in trained if layer.op != "batch_norm"}
+    sizes = [math.prod(shape) for shape in shapes.values()]
+    # the barrier keeps XLA from computing the draw anew inside every kernel
+    flat = jax.lax.optimization_barrier(jax.random.truncated_normal(key, -2, 2, (sum(sizes),)))
+    drawn = dict(zip(shapes, jnp.split(flat, np.cumsum(sizes)[:-1]), strict=True)) if shapes else {}
+    weights: Weights = {}
+    stats: Stats = {}
+    for layer in trained:
+        a, width = layer.attributes, layer.output_shape[-1]
+        if layer.op == "batch_norm":
+            stats[layer.name] = {"mean": jnp.zeros(width), "var": jnp.ones(width)}
+            if a["affine"]:
+                weights[layer.name] = {"scale": jnp.ones(width), "bias": jnp.zeros(width)}
+        else:
+            shape, gain = shapes[layer.name], KERNEL_GAIN if layer.op == "conv" else LINEAR_GAIN
+            # 0.8796 is the standard deviation of a normal cut at two
+            kernel = drawn[layer.name].reshape(shape) * (math.sqrt(gain / math.prod(shape[:-1])) / 0.87962566)
+            weights[layer.name] = {"kernel": kernel} | ({"bias": jnp.zeros(width)} if a["bias"] else {})
+    return weights, stats
+
+
+def _kernel_shape(layer: Layer) -> tuple[int, ...]:
+    a, channels = layer.attributes, layer.input_shapes[0][-1]
+    return (*a["kernel"], channels // a["groups"], a["features"]) if layer.op == "conv" else (channels, a["features"])
 
 
 def apply_layers(layers: tuple[Layer, ...], weights: Mapping, stats: Mapping, x: jax.Array, *, train: bool):
@@ -161,20 +191,6 @@ def apply_layers(layers: tuple[Layer, ...], weights: Mapping, stats: Mapping, x:
         return out
 
     return run_layers(layers, x, trained), moved
-
-
-def init_layer(layer: Layer, key: jax.Array) -> tuple[dict, dict]:
-    """(weights, stats) of one layer, float32, newly drawn; the same distributions as the Flax module's."""
-    a = layer.attributes
-    channels = layer.input_shapes[0][-1]
-    if layer.op == "batch_norm":
-        weights = {"scale": jnp.ones(channels), "bias": jnp.zeros(channels)} if a["affine"] else {}
-        return weights, {"mean": jnp.zeros(channels), "var": jnp.ones(channels)}
-    if layer.op == "conv":
-        kernel = KERNEL_INIT(key, (*a["kernel"], channels // a["groups"], a["features"]), jnp.float32)
-    else:
-        kernel = LINEAR_INIT(key, (channels, a["features"]), jnp.float32)
-    return {"kernel": kernel} | ({"bias": jnp.zeros(a["features"])} if a["bias"] else {}), {}
 
 
 def run_layer(layer: Layer, weights: Mapping, stats: Mapping | None, ins: list[jax.Array], train: bool):

@@ -31,6 +31,7 @@ def parse_quantity(text: str, quantity: str, where: str) -> float:
         BadInput: no number, no unit, or a unit of another quantity. Nothing is guessed: seconds have been taken for
             milliseconds too often.
     """
+    text = " ".join(str(text).split())
     units = UNITS[quantity][1]
     shown = ", ".join(units)
     found = re.fullmatch(r"\s*([0-9]*\.?[0-9]+(?:e[-+]?[0-9]+)?)\s*([a-z]*)\s*", text, re.IGNORECASE)
@@ -41,9 +42,10 @@ def parse_quantity(text: str, quantity: str, where: str) -> float:
         raise BadInput(f"{where}: '{text}' has no unit; {quantity} takes one of {shown}")
     if unit not in units:
         raise BadInput(f"{where}: '{found[2]}' is no unit of {quantity}; it takes one of {shown}")
-    if not number > 0 or not math.isfinite(number):
-        raise BadInput(f"{where}: '{text}' must be above zero")
-    return number * units[unit]
+    value = number * units[unit]
+    if not 0 < value < math.inf:
+        raise BadInput(f"{where}: '{text}' must be above zero and finite")
+    return value
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,8 @@ class Objective:
     def __call__(self, metrics: Mapping[str, float]) -> tuple[np.ndarray, np.ndarray]:
         """(scores float32[M], violation float32[C]); a violation is relative: 0.1 is ten per cent over the limit.
 
-        Scores are NaN where a metric is missing or not finite: the candidate has failed.
+        Scores are NaN where a metric or a cost, limited ones too, is missing or not finite: the candidate has failed.
+        The violation of such a limit is NaN. MnasNet's reward of a cost of zero has no value and fails as well.
         """
         get = lambda name: float(metrics.get(name, math.nan))  # noqa: E731
         quality = get(self.metric)
@@ -93,12 +96,17 @@ class Objective:
             scores = [quality]
         elif self.kind == "mnasnet":
             ratio = get(self.costs[0]) / (self.target or math.nan)
-            scores = [quality * ratio ** (self.alpha if ratio <= 1 else self.beta)]
+            # numpy, because a Python zero to a negative power raises and a negative number gives a complex one
+            with np.errstate(all="ignore"):
+                scores = [quality * np.power(ratio, self.alpha if ratio <= 1 else self.beta)]
         else:
             scores = [quality, *(-get(c) for c in self.costs)]
-        violation = [max(0.0, get(limit.cost) / limit.value - 1.0) for limit in self.limits]
-        out = np.asarray(scores, np.float32)
-        return np.where(np.isfinite(out).all(), out, np.nan), np.asarray(violation, np.float32)
+        # np.maximum keeps NaN, where max would call an unknown cost within its limit
+        violation = [np.maximum(0.0, get(limit.cost) / limit.value - 1.0) for limit in self.limits]
+        with np.errstate(over="ignore"):
+            out, over = np.asarray(scores, np.float32), np.asarray(violation, np.float32)
+        known = np.isfinite(out).all() and np.isfinite(over).all()
+        return np.where(known, out, np.float32(np.nan)), over
 
 
 def accuracy(*, limits: Sequence[Limit] = (), metric: str = "accuracy") -> Objective:
@@ -148,11 +156,13 @@ def dominates(scores: jax.Array, violation: jax.Array) -> jax.Array:
     """bool[N, N]: entry (i, j) says that i dominates j, under constraints (Deb et al., NSGA-II, 2002).
 
     Feasible beats infeasible; among infeasible ones the smaller total violation wins; among feasible ones i dominates
-    j when it is nowhere worse and somewhere better. NaN scores are dominated by every other.
+    j when it is nowhere worse and somewhere better. NaN scores are dominated by every other; a violation that is NaN
+    counts as infinite.
     """
     failed = ~jnp.isfinite(scores).all(-1)
     scores = jnp.where(failed[:, None], -jnp.inf, scores)
-    total = jnp.where(failed, jnp.inf, violation.sum(-1))
+    total = violation.sum(-1)
+    total = jnp.where(failed | jnp.isnan(total), jnp.inf, total)
     a, b = scores[:, None], scores[None]
     better = (a >= b).all(-1) & (a > b).any(-1)
     feasible = total <= 0
@@ -175,4 +185,4 @@ def pareto_front(scores: np.ndarray, violation: np.ndarray) -> np.ndarray:
     if not len(scores):
         return np.zeros(0, bool)
     ok = np.isfinite(scores).all(-1) & (violation.sum(-1) <= 0)
-    return np.asarray(~(np.asarray(dominates(scores, violation)) & ok[:, None]).any(0)) & ok
+    return np.asarray(~(np.asarray(dominates(jnp.asarray(scores), jnp.asarray(violation))) & ok[:, None]).any(0)) & ok

@@ -73,6 +73,8 @@ class Result:
         seconds: wall time of this call.
         device_seconds: time that workers spent on candidates, all calls together.
         complete: whether the whole budget was used.
+        description: what `search.json` holds.
+        costs: name -> cost, all that the search computed.
         out: the run folder, or None.
     """
 
@@ -84,6 +86,8 @@ class Result:
     seconds: float
     device_seconds: float
     complete: bool
+    description: Mapping[str, Any]
+    costs: Mapping[str, Cost]
     out: Any = None
 
 
@@ -112,7 +116,6 @@ class Driver:
         self.space, self.objective, self.folder, self.seed = space, objective, folder, seed
         self.costs = {**count_costs(space, macro), **costs}
         self.columns = {name: cost_column(name, cost) for name, cost in self.costs.items()}
-        check_costs(objective, list(self.costs))
         self.limit, self.eta = trials, eta
         self.deadline = None if seconds is None else time.monotonic() + seconds
         self.stopping = False
@@ -124,6 +127,8 @@ class Driver:
             self._ask = jax.jit(strategy.ask, static_argnums=1) if strategy.pure else strategy.ask
             self._tell = jax.jit(strategy.tell) if strategy.pure else strategy.tell
             self.state = strategy.init(jax.random.key(seed))
+            if strategy.pure:
+                self._check_shapes(strategy)
         self._replay()
 
     # ---- what executors call -------------------------------------------------------------------------------------
@@ -217,9 +222,22 @@ class Driver:
             self.state = self._tell(self.state, np.asarray([trial.id]), trial.scores[None], trial.violation[None])
         return trial
 
+    def _check_shapes(self, strategy):
+        m, c = len(self.objective.axes), len(self.objective.limits)
+        told = (np.zeros(1, np.int32), np.zeros((1, m), np.float32), np.zeros((1, c), np.float32))
+        try:
+            jax.eval_shape(strategy.tell, self.state, *told)
+        except (TypeError, ValueError):
+            raise BadInput(
+                f"strategy: {strategy.name} was made for another objective; this one gives {m} score(s) and {c} "
+                f"violation(s): make it with objectives={m}, constraints={c}"
+            ) from None
+
     def _replay(self):
         for event in self.folder.events:
             kind, id = event["event"], event.get("id", -1)
+            if kind != "asked" and not 0 <= id < len(self.trials):
+                raise BadInput(f"out: the journal reports on id {id}, which was never asked; it was edited or damaged")
             if kind == "asked":
                 self._check_asked(event)
                 self.trials.append(Trial(id, np.asarray(event["row"], np.int32), event["epochs"], event["random"]))
@@ -261,6 +279,8 @@ class Driver:
             seconds=time.monotonic() - started,
             device_seconds=sum(t.seconds for t in self.trials),
             complete=self.over and not self.stopping,
+            description=self.folder.description,
+            costs=self.costs,
             out=self.folder.path,
         )
 
@@ -310,8 +330,8 @@ def search(
         seconds: wall time after which no new candidate starts, whichever comes first.
         seed: of everything random.
         eta: stop a candidate at a rung unless it is in the best 1/eta there; None trains all to the end.
-        macro: frame that parameters, multiply-accumulates and memory are counted for; None: the space's. Searching small
-            and deploying large, give the large one; other costs have their frame in their stamp.
+        macro: frame that parameters, multiply-accumulates and memory are counted for; None: the one
+            searched at. Searching small and deploying large, give the large one; other costs have their frame in their stamp.
         out: run folder; None keeps everything in memory.
         resume: go on in `out`.
         observer: called with ("start" | "asked" | "rung" | "told" | "end", driver, trial or None).
@@ -364,12 +384,15 @@ def open_driver(
 ) -> Driver:
     """Checks the arguments of a search and opens its folder."""
     objective = objective or Objective()
+    if macro is None:
+        macro = evaluation.frame() if hasattr(evaluation, "frame") else space.macro
     if trials is None and seconds is None:
         raise BadInput("budget: say how much to search: trials=N and/or seconds=S (--trials 24, --time 2h)")
     if trials is not None and (isinstance(trials, bool) or not isinstance(trials, int) or trials < 1):
         raise BadInput(f"trials is {trials!r}; it must be a whole number of at least 1")
     if seconds is not None and not seconds > 0:
         raise BadInput(f"time is {seconds!r}; it must be above zero")
+    check_costs(objective, [*count_costs(space, macro), *(costs or {})])
     if eta is not None and eta < 2:
         raise BadInput(f"eta is {eta}; it must be at least 2")
     described = {
@@ -379,7 +402,7 @@ def open_driver(
         "evaluation": evaluation.describe() if hasattr(evaluation, "describe") else {"kind": "function"},
         "objective": dataclasses.asdict(objective),
         "costs": {n: dataclasses.asdict(c.stamp) for n, c in (costs or {}).items()},
-        "macro": dataclasses.asdict(macro or space.macro),
+        "macro": dataclasses.asdict(macro),
         "seed": seed,
         "eta": eta,
         "budget": {"trials": trials, "seconds": seconds},
@@ -388,18 +411,22 @@ def open_driver(
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
     folder = RunFolder(out, described, resume=resume)
-    return Driver(
-        space,
-        strategy,
-        objective=objective,
-        costs=costs or {},
-        folder=folder,
-        seed=seed,
-        trials=trials,
-        seconds=seconds,
-        eta=eta,
-        macro=macro,
-    )
+    try:
+        return Driver(
+            space,
+            strategy,
+            objective=objective,
+            costs=costs or {},
+            folder=folder,
+            seed=seed,
+            trials=trials,
+            seconds=seconds,
+            eta=eta,
+            macro=macro,
+        )
+    except BaseException:
+        folder.close()
+        raise
 
 
 def reopen(folder: Any, space: SearchSpace, costs: Mapping[str, Cost]) -> Result:

@@ -188,20 +188,19 @@ class SearchSpace:
     def neighbours(self, row: Row) -> np.ndarray:
         """int32[M, L]: every row one allowed change away (later decisions that no longer fit take their first)."""
         row = np.asarray(row, np.int32)
-        found = []
-        for i in range(self.length):
-            for option in np.flatnonzero(np.asarray(self.allowed(row, i))):
-                if option != row[i]:
-                    other = row.copy()
-                    other[i] = option
-                    found.append(self._repair(other, i + 1))
-        return np.asarray(found, np.int32).reshape(-1, self.length)
+        options = [np.flatnonzero(np.asarray(self.allowed(row, i))) for i in range(self.length)]
+        changes = np.asarray([(i, o) for i, some in enumerate(options) for o in some if o != row[i]], np.int32)
+        found = np.tile(row, (len(changes), 1))
+        if len(changes):
+            found[np.arange(len(changes)), changes[:, 0]] = changes[:, 1]
+            if self.allowed_of is not None:
+                found = np.array(jax.jit(jax.vmap(self._repair))(found, changes[:, 0]))
+        return found
 
-    def _repair(self, row, start):
-        for i in range(start, self.length):
-            mask = np.asarray(self.allowed(row, i))
-            if not mask[row[i]]:
-                row[i] = int(np.argmax(mask))
+    def _repair(self, row, changed):
+        for i in range(self.length):
+            mask = self.allowed(row, i)
+            row = row.at[i].set(jnp.where((i > changed) & ~mask[row[i]], jnp.argmax(mask), row[i]))
         return row
 
     def key(self, row: Row) -> Row:
@@ -253,7 +252,8 @@ class SearchSpace:
         """
         given = np.asarray(row)
         if given.shape != (self.length,) or given.dtype.kind not in "iu":
-            raise BadInput(f"row: space '{self.name}' takes {self.length} whole numbers, one per decision; got {row!r}")
+            shown = " ".join(repr(row).split())[:60]
+            raise BadInput(f"row: space '{self.name}' takes {self.length} whole numbers, one per decision; got {shown}")
         for i, decision in enumerate(self.decisions):
             if not 0 <= given[i] < len(decision.options):
                 last = len(decision.options) - 1

@@ -11,7 +11,7 @@ import numpy as np
 from nas.builder import LayerBuilder, Zeros
 from nas.errors import BadInput
 from nas.layers import Layer, Shape
-from nas.network import apply_layers, init_layer, init_layers, run_layer, trains
+from nas.network import apply_layers, init_layers, run_layer, trains
 from nas.switch import switch
 
 if TYPE_CHECKING:
@@ -46,15 +46,13 @@ def choice_supernet(space: "SearchSpace", macro: "Macro") -> Supernet:
 
     def init(key, row=None):
         found = _collect(space, macro, row)
-        trained = [layer for layer in found.finish_all() if trains(layer)]
-        weights, stats = {}, {}
-        for layer, k in zip(trained, jax.random.split(key, len(trained)), strict=True):
-            w, s = init_layer(layer, k)
-            active = found.active.get(layer.inputs[0])
-            if active is not None and "kernel" in w and layer.attributes.get("groups", 1) == 1:
-                w["kernel"] = w["kernel"] * jnp.sqrt(layer.input_shapes[0][-1] / active)
-            weights |= {layer.name: w} if w else {}
-            stats |= {layer.name: s} if s else {}
+        layers = found.finish_all()
+        weights, stats = init_layers(layers, key)
+        for layer in layers:
+            active = found.active.get(layer.inputs[0]) if layer.inputs else None
+            kernel = weights.get(layer.name, {}).get("kernel")
+            if active is not None and kernel is not None and layer.attributes.get("groups", 1) == 1:
+                weights[layer.name]["kernel"] = kernel * jnp.sqrt(layer.input_shapes[0][-1] / active)
         return weights, stats
 
     def apply(weights, stats, x, choice, *, carry=None, train, key=None):
@@ -179,7 +177,8 @@ class _Run(LayerBuilder):
 
     def __init__(self, decisions: Sequence, row: Any, weights: Mapping, stats: Mapping, x: jax.Array, train: bool):
         self._decisions = {d.name: d for d in decisions}
-        self._row = {d.name: row[i] for i, d in enumerate(decisions)}
+        # as floats, because a branch inside a loop may close over differentiable arrays only (jax.closure_convert)
+        self._row = {d.name: jnp.float32(row[i]) for i, d in enumerate(decisions)}
         self._path, self._in_block = [], True
         self.weights, self.stats, self.train = weights, stats, train
         self.moved: dict[str, Any] = {}
@@ -197,12 +196,12 @@ class _Run(LayerBuilder):
 
     def width(self, decision):
         options = self._decisions[decision].options
-        return Elastic(max(options), jnp.asarray(options)[self._row[decision]])
+        return Elastic(max(options), jnp.asarray(options)[jnp.int32(self._row[decision])])
 
     def _choose(self, decision, cases):
         options = self._decisions[decision].options
         table = [next(k for k, (given, _, _) in enumerate(cases) if option in given) for option in options]
-        index = jnp.asarray(table, jnp.int32)[self._row[decision]]
+        index = jnp.asarray(table, jnp.int32)[jnp.int32(self._row[decision])]
         return self._switch(index, decision, [(label, branch) for _, label, branch in cases])
 
     def when(self, predicate, branch, otherwise, *, name):
@@ -255,7 +254,7 @@ class _Run(LayerBuilder):
         def step(stack, own):
             target, row, weights, stats = own
             with self._standing_in(row, weights, stats):
-                value = self.solid(edge(row[f"{model}_input"], stack)).array
+                value = self.solid(edge(jnp.int32(row[f"{model}_input"]), stack)).array
                 return stack.at[target].add(value), self.moved
 
         first = n if stride == 1 else 0

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import socket
 import tempfile
 import time
 import warnings
@@ -101,18 +102,37 @@ def _connect(address):
     if ray.is_initialized():
         return
     address = address or os.environ.get("RAY_ADDRESS")
-    options: dict[str, Any] = {"log_to_driver": False}
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    _quieten()
     if address is None:
         options |= {"include_dashboard": False, "num_cpus": cores()}
+    else:
+        _check_address(address)
     try:
         with warnings.catch_warnings():
             # Ray starts its processes by fork and exec at once; the threads that JAX warns about are not carried over
             warnings.filterwarnings("ignore", message="os.fork", category=RuntimeWarning)
             ray.init(address=address, **options)
-        for name in ("ray", "ray.tune", "ray.air"):
-            logging.getLogger(name).setLevel(logging.ERROR)
+        _quieten()
     except ConnectionError as error:
         raise BadInput(f"address: no Ray cluster at '{address}' ({str(error).splitlines()[0]})") from None
+
+
+def _check_address(address):
+    """Ray itself tries for minutes and then kills the process."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not colon:
+        return  # "auto" and the like are Ray's to understand
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except (OSError, ValueError) as error:
+        raise BadInput(f"address: no Ray cluster at '{address}' ({error}); give host:port, or leave it out") from None
+
+
+def _quieten():
+    # Ray sets its levels again when it starts
+    for name in ("ray", "ray.tune", "ray.air", "ray._private.authentication"):
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def cores() -> int:
@@ -189,7 +209,8 @@ class _Worker(tune.Trainable):
             return {"reason": str(error) or type(error).__name__, "seconds": seconds, tune.result.DONE: True}
         found = {"seconds": time.monotonic() - self._began, **metrics}
         # the plain figures are for callbacks such as TensorBoard; Ray flattens and renames, the report is ours
-        return {**found, "report": json.dumps(found), tune.result.DONE: self._next is None}
+        last = self._next is None
+        return {**found, "report": json.dumps({"metrics": found, "last": last}), tune.result.DONE: last}
 
     def save_checkpoint(self, checkpoint_dir):
         return None
@@ -227,7 +248,8 @@ class _Asker(Searcher):
         elif "report" not in result:
             trial = self.driver.fail(id, result.get("reason", "no metrics"), seconds=result.get("seconds", 0.0))
         else:
-            trial = self.driver.finish(id, json.loads(result["report"]), stopped=not result.get(tune.result.DONE, True))
+            report = json.loads(result["report"])
+            trial = self.driver.finish(id, report["metrics"], stopped=not report["last"])
         self.observer("told", self.driver, trial)
 
     def __getstate__(self):
@@ -255,6 +277,6 @@ class _Rungs(FIFOScheduler):
         if result.get(tune.result.DONE) or "report" not in result:
             return TrialScheduler.CONTINUE
         id = trial.config["job"]["id"]
-        goes_on = self.driver.rung(id, json.loads(result["report"]))
+        goes_on = self.driver.rung(id, json.loads(result["report"])["metrics"])
         self.observer("rung", self.driver, self.driver.trials[id])
         return TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP

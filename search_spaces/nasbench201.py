@@ -6,6 +6,7 @@ a head; the paper has C = 16 and 5 cells a stage. Batch norms are affine, as in 
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
@@ -13,14 +14,17 @@ import numpy as np
 
 from nas.errors import BadInput, suggest
 from nas.space import Decision, Macro, SearchSpace, all_rows
-from search_spaces.ops import classifier, relu_conv_bn
+from search_spaces.ops import classifier, conv_bn, relu_conv_bn
 
 OPERATIONS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
 EDGES = ((0, 1), (0, 2), (1, 2), (0, 3), (1, 3), (2, 3))  # the order of the paper's architecture string
 
 
 def nasbench201(width: int = 16, depth: int = 5) -> SearchSpace:
-    """15,625 cells; `width` and `depth` are those of the macro searched at (the paper's by default)."""
+    """15,625 cells; `width` and `depth` are those of the macro searched at (the paper's by default).
+
+    They are no part of the space: a configuration records the macro beside it.
+    """
     return SearchSpace(
         name="nasbench201",
         decisions=tuple(Decision(f"edge_{a}_{b}", OPERATIONS) for a, b in EDGES),
@@ -43,44 +47,49 @@ def network(net, macro: Macro):
             place += 1
         for _ in range(macro.depth):
             with net.scope(f"cells.{place}"):
-                x = cell(net, x, channels, lambda a, b, x: choose(net, x, channels, f"edge_{a}_{b}"))
+                x = cell(net, x, lambda source, target, x: chosen_operation(net, x, source, target))
             place += 1
     with net.block("last"):
         x = net.activation(net.batch_norm(x))
     return classifier(net, x, macro.classes)
 
 
-def cell(net, x, channels: int, edge) -> Any:
+def cell(net, x: Any, edge: Callable[[int, int, Any], Any]) -> Any:
     """Node j is the sum over i < j of ``edge(i, j, node i)``; the last node is the cell's output."""
     nodes = [x]
     for target in (1, 2, 3):
-        nodes.append(net.add([edge(a, target, nodes[a]) for a in range(target)], name=f"node_{target}"))
+        nodes.append(net.add([edge(i, target, nodes[i]) for i in range(target)], name=f"node_{target}"))
     return nodes[-1]
 
 
-def choose(net, x, channels: int, decision: str) -> Any:
+def chosen_operation(net, x: Any, source: int, target: int) -> Any:
     """The operation that the row takes on one edge."""
-    return net.choice(decision, {op: lambda op=op: operation(net, x, op, channels) for op in OPERATIONS})
+    channels = net.shape(x)[-1]
+    branches = {op: lambda op=op: operation(net, x, op, channels) for op in OPERATIONS}
+    return net.choice(f"edge_{source}_{target}", branches)
 
 
-def operation(net, x, op: str, channels: int) -> Any:
-    """One edge. Where the width changes, skip is a 1x1 ReLU-Conv-BN and the pool has one in front, as in NATS-Bench."""
-    same = net.shape(x)[-1] == channels
+def operation(net, x: Any, op: str, channels: Any, widens: Any = False) -> Any:
+    """One operation that gives `channels`; `widens` says whether they differ from those of `x` (see ``net.when``).
+
+    Where they differ, skip is a 1x1 convolution with batch norm and the pool has a 1x1 ReLU-Conv-BN in front, as in
+    NATS-Bench. A cell of NAS-Bench-201 itself never widens.
+    """
     with net.block(op, "op"):
         match op:
             case "none":
                 return net.zeros((*net.shape(x)[:2], channels))
             case "skip_connect":
-                return x if same else relu_conv_bn(net, x, channels, 1)
+                return net.when(widens, lambda: conv_bn(net, x, channels), x, name="widen")
             case "nor_conv_1x1":
                 return relu_conv_bn(net, x, channels, 1)
             case "nor_conv_3x3":
                 return relu_conv_bn(net, x, channels, 3)
             case _:
-                return net.avg_pool(x if same else relu_conv_bn(net, x, channels, 1), 3)
+                return net.avg_pool(net.when(widens, lambda: relu_conv_bn(net, x, channels), x, name="widen"))
 
 
-def residual(net, x, channels: int) -> Any:
+def residual(net, x: Any, channels: Any) -> Any:
     """The paper's basic block of stride 2: two 3x3 ReLU-Conv-BN beside a mean pool and a 1x1 convolution."""
     with net.scope("a"):
         main = relu_conv_bn(net, x, channels, 3, stride=2)
@@ -126,20 +135,34 @@ def from_string(text: str) -> np.ndarray:
 
 
 # ---- equivalence -------------------------------------------------------------------------------------------------
-def structure(row) -> str:
+def structure(row, *, zeros: str = "vanish") -> str:
     """A name that two rows share when their cells compute the same function of the input.
 
-    Zeros vanish, skips pass their source on, the terms of a sum have no order.
+    Skips pass their source on, an operation on nothing gives nothing, and the terms of a sum have no order.
+
+    Args:
+        row: int32[6].
+        zeros: ``vanish`` drops them from sums and dissolves a sum passed on into the sum it joins: 4,930 classes.
+            ``stay`` keeps them as terms and a sum passed on as one term, which is the paper's notion: 6,466 "unique
+            topologies". ``opaque`` takes ``none`` for an operation like any other: 12,751. (Which nested sums these two
+            tell apart hangs on the sorting of the names, so the names are AutoDL-Projects' too.)
     """
-    nodes = [("x",)]  # a node is the sorted terms of its sum
+    nodes = [("0",)]  # a node is the sorted terms of its sum
     for target in (1, 2, 3):
         terms: list[str] = []
-        for (a, b), op in zip(EDGES, row, strict=True):
-            if b == target and nodes[a] and OPERATIONS[op] != "none":
-                source = nodes[a]
-                terms += source if OPERATIONS[op] == "skip_connect" else [f"{OPERATIONS[op]}({'+'.join(source)})"]
+        for (a, b), index in zip(EDGES, row, strict=True):
+            if b == target:
+                terms += _terms(nodes[a], OPERATIONS[index], zeros)
         nodes.append(tuple(sorted(terms)))
     return "+".join(nodes[-1])
+
+
+def _terms(source: tuple[str, ...], op: str, zeros: str) -> tuple[str, ...]:
+    if zeros != "opaque" and (op == "none" or source in ((), ("#",))):
+        return () if zeros == "vanish" else ("#",)
+    if op == "skip_connect":
+        return source if zeros == "vanish" else ("+".join(source),)
+    return (f"({'+'.join(source)})@{op}",)
 
 
 @functools.cache

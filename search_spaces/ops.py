@@ -3,7 +3,12 @@
 from typing import Any
 
 
-def relu_conv_bn(net, x: Any, features: int, kernel=1, *, stride=1) -> Any:
+def conv_bn(net, x: Any, features: Any, kernel: int = 1) -> Any:
+    """Convolution without bias, batch norm."""
+    return net.batch_norm(net.conv(x, features, kernel))
+
+
+def relu_conv_bn(net, x: Any, features: Any, kernel: int = 1, *, stride: int = 1) -> Any:
     """ReLU, convolution without bias, batch norm."""
     return net.batch_norm(net.conv(net.activation(x), features, kernel, stride=stride))
 
@@ -37,10 +42,10 @@ def dil_conv(net, x: Any, features: int, kernel: int, *, stride: int = 1) -> Any
     return net.batch_norm(net.conv(x, features, 1, name="pointwise"))
 
 
-def conv_7x1_1x7(net, x: Any, features: int, *, stride: int = 1) -> Any:
-    """ReLU, 1x7 then 7x1 convolution, batch norm (NASNet, AmoebaNet)."""
-    x = net.conv(net.activation(x), features, (1, 7), stride=(1, stride), name="conv_1x7")
-    return net.batch_norm(net.conv(x, features, (7, 1), stride=(stride, 1), name="conv_7x1"))
+def conv_1xk_kx1(net, x: Any, features: int, kernel: int, *, stride: int = 1) -> Any:
+    """ReLU, 1xk then kx1 convolution, batch norm (NASNet, AmoebaNet)."""
+    x = net.conv(net.activation(x), features, (1, kernel), stride=(1, stride), name=f"conv_1x{kernel}")
+    return net.batch_norm(net.conv(x, features, (kernel, 1), stride=(stride, 1), name=f"conv_{kernel}x1"))
 
 
 def classifier(net, x: Any, classes: int) -> Any:

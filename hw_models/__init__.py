@@ -1,0 +1,1 @@
+"""Devices: measuring, fitting and reading what architectures cost on them."""

@@ -1,0 +1,13 @@
+"""Search spaces: one file each, and by name the factories that a configuration may call."""
+
+from search_spaces.cells import amoebanet, darts, nasnet
+from search_spaces.nasbench201 import nasbench201
+from search_spaces.size import nats_size
+
+SPACES = {
+    "nasbench201": nasbench201,
+    "nats_size": nats_size,
+    "darts": darts,
+    "nasnet": nasnet,
+    "amoebanet": amoebanet,
+}

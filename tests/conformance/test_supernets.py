@@ -1,0 +1,150 @@
+"""The shared program against each architecture's own network: outputs, gradients, training, and no compilation."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+from nas.network import Network, apply_layers, trains
+from nas.space import Macro
+from search_spaces import SPACES
+
+# space, what its factory is called with, a macro small enough to compile in seconds
+TABLE = [
+    ("nasbench201", {}, Macro(4, 1, (8, 8, 3), 10)),
+    ("nats_size", {"widths": (4, 8)}, Macro(8, 1, (8, 8, 3), 10)),
+    ("darts", {"nodes": 3}, Macro(4, 3, (8, 8, 3), 10)),
+    ("nasnet", {"nodes": 3}, Macro(4, 3, (8, 8, 3), 10)),
+    ("amoebanet", {"nodes": 3}, Macro(4, 3, (8, 8, 3), 10)),
+]
+BATCH = 16
+RATE, MOMENTUM = 0.05, 0.9
+
+
+class Shared:
+    """One space's shared program, with its jitted uses; compiled once for all tests of the space."""
+
+    def __init__(self, name, arguments, macro):
+        self.space, self.macro = SPACES[name](**arguments), macro
+        self.supernet = self.space.supernet(macro)
+        self.rows = np.asarray(self.space.sample(jax.random.key(3), 4))
+        rng = np.random.default_rng(0)
+        self.x = rng.normal(size=(BATCH, *macro.input)).astype(np.float32)
+        self.y = rng.integers(0, macro.classes, BATCH)
+        weights, stats = self.supernet.init(jax.random.key(0))
+        # statistics and affine parameters off their first values, so that a mixed-up one shows
+        shake = lambda a: a + 0.1 * rng.normal(size=a.shape).astype(np.float32) ** 2  # noqa: E731
+        self.weights, self.stats = jax.tree.map(shake, (weights, stats))
+        self.step = jax.jit(self._step)
+        self.predict = jax.jit(lambda w, s, row: self.supernet.apply(w, s, self.x, row, train=False)[0])
+
+    def _step(self, weights, stats, trace, row):
+        """One step of SGD with momentum, written out: (weights, stats, trace, outputs, gradients)."""
+
+        def loss(weights):
+            out, moved, _ = self.supernet.apply(weights, stats, self.x, row, train=True)
+            return cross_entropy(out, self.y), (out, moved)
+
+        gradients, (out, moved) = jax.grad(loss, has_aux=True)(weights)
+        trace = jax.tree.map(lambda t, g: MOMENTUM * t + g, trace, gradients)
+        return jax.tree.map(lambda w, t: w - RATE * t, weights, trace), moved, trace, out, gradients
+
+    def start(self, row):
+        zeros = jax.tree.map(jnp.zeros_like, self.weights)
+        return self.step(self.weights, self.stats, zeros, row)
+
+
+def cross_entropy(out, labels):
+    return optax.softmax_cross_entropy_with_integer_labels(out, labels).mean()
+
+
+@functools.cache
+def shared(name):
+    return Shared(*next(entry for entry in TABLE if entry[0] == name))
+
+
+@pytest.fixture(params=[name for name, *_ in TABLE])
+def case(request):
+    return shared(request.param)
+
+
+def close(a, b, tolerance=1e-5):
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=tolerance, atol=tolerance), a, b)
+
+
+def plain(model):
+    """The network with XLA's own convolutions throughout, as Flax has them: no code shared with the shared program."""
+    for _, module in nnx.iter_modules(model):
+        if isinstance(module, nnx.Conv):
+            module.conv_general_dilated = jax.lax.conv_general_dilated
+    return model
+
+
+def own_network(case, row, weights, stats):
+    return plain(
+        Network(case.space.layers(row, case.macro), rngs=nnx.Rngs(0)).load(*case.supernet.extract(weights, stats, row))
+    )
+
+
+def test_every_space_is_in_the_table():
+    assert [name for name, *_ in TABLE] == list(SPACES)
+
+
+def test_the_same_outputs_and_gradients_as_its_own_network(case):
+    for row in case.rows[:2]:
+        _, moved, _, out, gradients = case.start(row)
+        layers = case.space.layers(row, case.macro)
+        weights, stats = case.supernet.extract(case.weights, case.stats, row)
+        names = {layer.name for layer in layers if trains(layer)}
+        assert set(weights) | set(stats) == names
+
+        def loss(weights, layers=layers, stats=stats):
+            out, moved = apply_layers(layers, weights, stats, case.x, train=True)
+            return cross_entropy(out, case.y), (out, moved)
+
+        own_gradients, (own_out, own_moved) = jax.grad(loss, has_aux=True)(weights)
+        close(out, own_out)
+        close(case.supernet.extract(gradients, moved, row), (own_gradients, own_moved), 2e-5)
+        close(case.predict(case.weights, case.stats, row), apply_layers(layers, weights, stats, case.x, train=False)[0])
+
+
+def test_three_steps_are_those_of_the_flax_network(case):
+    row = case.rows[2]
+    model = own_network(case, row, case.weights, case.stats)
+    weights, stats, trace = case.weights, case.stats, jax.tree.map(jnp.zeros_like, case.weights)
+    model.eval()
+    close(case.predict(weights, stats, row), model(case.x))
+    model.train()
+    optimizer = nnx.Optimizer(model, optax.sgd(RATE, MOMENTUM), wrt=nnx.Param)
+
+    @nnx.jit
+    def step(model, optimizer):
+        gradients = nnx.grad(lambda m: cross_entropy(m(case.x), case.y))(model)
+        optimizer.update(model, gradients)
+
+    for _ in range(3):
+        weights, stats, trace, *_ = case.step(weights, stats, trace, row)
+        step(model, optimizer)
+    close(case.supernet.extract(weights, stats, row), model.weights(), 1e-4)
+    model.eval()
+    close(case.predict(weights, stats, row), model(case.x), 1e-3)
+
+
+def test_what_a_row_does_not_use_stays(case):
+    row = case.rows[0]
+    weights, stats, *_ = case.start(row)
+    used = {layer.name for layer in case.space.layers(row, case.macro)}
+    for before, after in ((case.weights, weights), (case.stats, stats)):
+        unused = [name for name in before if name not in used]
+        close({n: before[n] for n in unused}, {n: after[n] for n in unused}, 0)
+
+
+def test_another_row_compiles_nothing(case):
+    for row in case.rows:
+        case.start(row)
+        case.predict(case.weights, case.stats, row)
+    assert case.step._cache_size() == case.predict._cache_size() == 1

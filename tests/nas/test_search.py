@@ -1,0 +1,290 @@
+"""The search in this process: journal, resume, failures, budget."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import nas
+from nas.errors import BadInput
+from nas.evaluate import CandidateFailed, function
+from nas.objective import Limit
+from nas.search import reopen, search, trial_rows
+from search_spaces import nasbench201
+from strategies import random_search, regularized_evolution
+
+SPACE = nasbench201()
+
+
+def score(choices):
+    return sum(v == "nor_conv_3x3" for v in choices.values()) / 6
+
+
+def evolution():
+    return regularized_evolution(SPACE, population=6, tournament=3)
+
+
+def rows(result):
+    return [t.row.tolist() for t in result.trials]
+
+
+def events(folder):
+    return [json.loads(line) for line in (Path(folder) / "journal.jsonl").read_text().splitlines()]
+
+
+def test_finds_the_optimum_of_an_easy_function():
+    strategy = regularized_evolution(SPACE, population=20, tournament=10)
+    result = search(SPACE, strategy, function(score, SPACE), trials=300, seed=1)
+    assert result.best.metrics["accuracy"] == pytest.approx(1.0)
+    assert result.complete and len(result.trials) == 300
+
+
+def test_journal_says_everything_in_the_order_the_strategy_saw_it(tmp_path):
+    search(SPACE, evolution(), function(score, SPACE), trials=5, out=tmp_path / "a")
+    kinds = [(e["event"], e["id"]) for e in events(tmp_path / "a")]
+    assert kinds == [(kind, i) for i in range(5) for kind in ("asked", "finished")]
+
+
+def test_resume_goes_on_exactly(tmp_path):
+    whole = search(SPACE, evolution(), function(score, SPACE), trials=30)
+    search(SPACE, evolution(), function(score, SPACE), trials=11, out=tmp_path / "a")
+    resumed = search(SPACE, evolution(), function(score, SPACE), trials=30, out=tmp_path / "a", resume=True)
+    assert rows(resumed) == rows(whole)
+    ids = [e["id"] for e in events(tmp_path / "a") if e["event"] == "asked"]
+    assert ids == list(range(30))
+
+
+def test_a_line_cut_off_by_a_kill_is_dropped(tmp_path):
+    search(SPACE, evolution(), function(score, SPACE), trials=8, out=tmp_path / "a")
+    journal = tmp_path / "a" / "journal.jsonl"
+    for cut in (1, 30, 200, 700):
+        journal.write_bytes(journal.read_bytes()[:-cut])
+        resumed = search(SPACE, evolution(), function(score, SPACE), trials=8, out=tmp_path / "a", resume=True)
+        assert rows(resumed) == rows(search(SPACE, evolution(), function(score, SPACE), trials=8))
+        asked = [e["id"] for e in events(tmp_path / "a") if e["event"] == "asked"]
+        assert asked == list(range(8))
+
+
+CHILD = """
+import sys, time
+from nas.evaluate import function
+from nas.search import search
+from search_spaces import nasbench201
+from strategies import regularized_evolution
+space = nasbench201()
+def score(choices):
+    time.sleep(0.02)
+    return sum(v == "nor_conv_3x3" for v in choices.values()) / 6
+strategy = regularized_evolution(space, population=6, tournament=3)
+search(space, strategy, function(score, space), trials=60, out=sys.argv[1], resume=sys.argv[2] == "1")
+"""
+
+
+def test_sigkill_at_any_time_loses_and_repeats_nothing(tmp_path):
+    """Real kills: the search is started and killed until it is through."""
+    out, kills, random = tmp_path / "a", 0, np.random.RandomState(0)
+    for attempt in range(30):
+        resume = "1" if (out / "search.json").exists() else "0"
+        child = subprocess.Popen([sys.executable, "-c", CHILD, str(out), resume])
+        before = journal_lines(out)
+        if attempt < 3:
+            while journal_lines(out) < before + 8 and child.poll() is None:
+                time.sleep(0.005)
+            time.sleep(random.uniform(0, 0.05))
+            os.kill(child.pid, signal.SIGKILL)
+            kills += 1
+        if child.wait(120) == 0:
+            break
+    asked = [e for e in events(out) if e["event"] == "asked"]
+    finished = [e["id"] for e in events(out) if e["event"] == "finished"]
+    assert kills == 3
+    assert [e["id"] for e in asked] == list(range(60))
+    assert sorted(finished) == list(range(60))
+    undisturbed = search(SPACE, evolution(), function(score, SPACE), trials=60)
+    assert [e["row"] for e in asked] == rows(undisturbed)
+
+
+def journal_lines(out):
+    path = out / "journal.jsonl"
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def test_failures_do_not_end_the_search():
+    def sometimes(choices):
+        if choices["edge_0_1"] == "none":
+            raise CandidateFailed("no input")
+        if choices["edge_0_1"] == "skip_connect":
+            return math.nan
+        return score(choices)
+
+    result = search(SPACE, random_search(SPACE), function(sometimes, SPACE), trials=40)
+    by_choice = {}
+    for t in result.trials:
+        by_choice.setdefault(SPACE.decode(t.row)["edge_0_1"], []).append(t)
+    assert {t.reason for t in by_choice["none"]} == {"no input"}
+    assert all(t.status == "failed" and "accuracy" in t.reason for t in by_choice["skip_connect"])
+    assert result.complete and result.best.status == "finished"
+
+
+def test_a_fault_of_the_evaluation_itself_is_not_hidden():
+    def broken(choices):
+        raise KeyError("a bug")
+
+    with pytest.raises(KeyError, match="a bug"):
+        search(SPACE, random_search(SPACE), function(broken, SPACE), trials=2)
+
+
+def test_limits_and_pareto():
+    limit = Limit("params", 400_000)
+    result = search(
+        SPACE, random_search(SPACE), function(score, SPACE), trials=60, objective=nas.pareto("params", limits=[limit])
+    )
+    front = result.pareto
+    assert all(t.metrics["params"] <= 400_000 for t in front)
+    assert result.best is front[0]
+    ok = [t for t in result.trials if t.metrics["params"] <= 400_000]
+    for t in ok:
+        beaten = any(
+            o.metrics["accuracy"] >= t.metrics["accuracy"]
+            and o.metrics["params"] <= t.metrics["params"]
+            and (o.metrics["accuracy"] > t.metrics["accuracy"] or o.metrics["params"] < t.metrics["params"])
+            for o in ok
+        )
+        assert (t in front) == (not beaten)
+
+
+def test_a_limit_nothing_meets_gives_no_best():
+    limits = [Limit("params", 1)]
+    result = search(
+        SPACE, random_search(SPACE), function(score, SPACE), trials=5, objective=nas.accuracy(limits=limits)
+    )
+    assert result.best is None and result.pareto == () and result.complete
+
+
+def test_time_ends_the_search():
+    started = time.monotonic()
+
+    def slow(choices):
+        time.sleep(0.05)
+        return score(choices)
+
+    result = search(SPACE, random_search(SPACE), function(slow, SPACE), trials=10_000, seconds=2.0)
+    assert 1 <= len(result.trials) < 100 and time.monotonic() - started < 30
+    assert all(t.status == "finished" for t in result.trials)
+
+
+def test_ctrl_c_keeps_everything(tmp_path):
+    calls = []
+
+    def interrupted(choices):
+        calls.append(1)
+        if len(calls) == 5:
+            raise KeyboardInterrupt
+        return score(choices)
+
+    result = search(SPACE, evolution(), function(interrupted, SPACE), trials=20, out=tmp_path / "a")
+    assert not result.complete and [t.status for t in result.trials] == ["finished"] * 4 + ["pending"]
+    again = search(SPACE, evolution(), function(score, SPACE), trials=20, out=tmp_path / "a", resume=True)
+    assert rows(again) == rows(search(SPACE, evolution(), function(score, SPACE), trials=20))
+
+
+def test_weak_candidates_stop_at_rungs():
+    def start():
+        def evaluate(job):
+            value = score(SPACE.decode(job.row))
+            for epochs in (1, 3, 9):
+                yield {"accuracy": value * epochs / 9, "epochs": epochs}
+
+        return evaluate
+
+    result = search(SPACE, random_search(SPACE), start, trials=60, eta=3)
+    stopped = [t for t in result.trials if t.status == "stopped"]
+    finished = [t for t in result.trials if t.status == "finished"]
+    assert len(stopped) > len(finished) > 0
+    assert max(t.metrics["accuracy"] for t in finished) == pytest.approx(max(score(SPACE.decode(t.row)) for t in result.trials))
+    assert all(set(t.rungs) <= {1, 3} for t in result.trials)
+
+
+def test_reopen_shows_what_the_search_showed(tmp_path):
+    strategy = regularized_evolution(SPACE, population=4, tournament=2, objectives=2)
+    result = search(SPACE, strategy, function(score, SPACE), trials=9, out=tmp_path / "a", objective=nas.pareto("macs"))
+    again = reopen(tmp_path / "a", SPACE, {})
+    assert rows(again) == rows(result) and again.complete
+    assert [t.id for t in again.pareto] == [t.id for t in result.pareto]
+    assert trial_rows(again) == trial_rows(result)
+
+
+def test_equal_networks_are_trained_as_given():
+    """A row is never replaced by its key."""
+    result = search(SPACE, random_search(SPACE), function(score, SPACE), trials=50)
+    assert any((np.asarray(SPACE.key(t.row)) != t.row).any() for t in result.trials)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({}, "budget"),
+        ({"trials": 0}, "at least 1"),
+        ({"trials": 2.5}, "whole number"),
+        ({"seconds": 0}, "above zero"),
+        ({"trials": 1, "eta": 1}, "eta"),
+        ({"trials": 1, "objective": nas.pareto("latency")}, "no cost 'latency'"),
+        ({"trials": 1, "objective": nas.accuracy(limits=[Limit("param", 3)])}, "did you mean 'params'"),
+    ],
+)
+def test_bad_options(options, says):
+    with pytest.raises(BadInput, match=says):
+        search(SPACE, random_search(SPACE), function(score, SPACE), **options)
+
+
+def test_a_strategy_made_for_another_objective():
+    with pytest.raises(BadInput, match="objectives=2, constraints=0"):
+        search(SPACE, evolution(), function(score, SPACE), trials=1, objective=nas.pareto("params"))
+
+
+def test_a_folder_with_another_search_is_not_touched(tmp_path):
+    out = tmp_path / "a"
+    search(SPACE, evolution(), function(score, SPACE), trials=3, out=out)
+    before = {p.name: p.read_bytes() for p in out.iterdir()}
+    for options, says in (
+        (dict(strategy=evolution()), "add --resume"),
+        (dict(strategy=random_search(SPACE), resume=True), "another search: its strategy"),
+        (dict(strategy=evolution(), resume=True, seed=1), "its seed is 0, not 1"),
+    ):
+        with pytest.raises(BadInput, match=says):
+            search(SPACE, evaluation=function(score, SPACE), trials=3, out=out, **options)
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "thesis.tex").write_text("")
+    with pytest.raises(BadInput, match=r"thesis\.tex"):
+        search(SPACE, evolution(), function(score, SPACE), trials=3, out=tmp_path / "b")
+    assert {p.name: p.read_bytes() for p in out.iterdir()} == before
+
+
+def test_a_damaged_journal_is_one_line(tmp_path):
+    out = tmp_path / "a"
+    search(SPACE, evolution(), function(score, SPACE), trials=3, out=out)
+    lines = (out / "journal.jsonl").read_text().splitlines()
+    for damage, says in (
+        ("no json", "line 2"),
+        (lines[2].replace('"id": 1', '"id": 77'), "trial 77"),
+        ('{"event": "finished", "id": 5}', "id 5"),
+    ):
+        (out / "journal.jsonl").write_text("\n".join([lines[0], damage, *lines[2:]]) + "\n")
+        with pytest.raises(BadInput, match=says) as caught:
+            search(SPACE, evolution(), function(score, SPACE), trials=3, out=out, resume=True)
+        assert "\n" not in str(caught.value)
+
+
+def test_trials_table(tmp_path):
+    result = search(SPACE, random_search(SPACE), function(score, SPACE), trials=4, objective=nas.pareto("params"))
+    found = trial_rows(result)
+    assert [r["id"] for r in found] == [0, 1, 2, 3]
+    assert found[0]["edge_0_1"] in SPACE.decisions[0].options
+    assert found[0]["score_params"] == -found[0]["params"]

@@ -1,0 +1,173 @@
+"""The same search through real Ray: same trials, same journal, real kills."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from nas import tune
+from nas.errors import BadInput
+from nas.evaluate import CandidateFailed, function
+from nas.objective import pareto
+from nas.search import search
+from search_spaces import nasbench201
+from strategies import random_search, regularized_evolution
+
+SPACE = nasbench201()
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::ResourceWarning")
+
+
+def score(choices):
+    return sum(v == "nor_conv_3x3" for v in choices.values()) / 6
+
+
+@pytest.fixture(scope="module", autouse=True)
+def ray_started():
+    """One Ray for the tests of this file that need none of their own."""
+    import ray
+
+    tune._connect(None)
+    yield
+    ray.shutdown()
+
+
+def events(folder):
+    return [json.loads(line) for line in (folder / "journal.jsonl").read_text().splitlines()]
+
+
+def test_random_search_gives_what_this_process_gives(tmp_path):
+    through_ray = tune.search(
+        SPACE, random_search(SPACE), function(score, SPACE), trials=20, objective=pareto("params"), out=tmp_path / "a"
+    )
+    here = search(SPACE, random_search(SPACE), function(score, SPACE), trials=20, objective=pareto("params"))
+    assert through_ray.complete
+    for a, b in zip(through_ray.trials, here.trials, strict=True):
+        assert a.row.tolist() == b.row.tolist() and a.scores.tolist() == b.scores.tolist() and a.status == "finished"
+    assert [t.id for t in through_ray.pareto] == [t.id for t in here.pareto]
+    assert sorted(p.name for p in (tmp_path / "a").iterdir()) == ["journal.jsonl", "search.json"]
+
+
+def test_one_worker_gives_what_this_process_gives_whatever_the_strategy():
+    strategy = regularized_evolution(SPACE, population=6, tournament=3)
+    through_ray = tune.search(SPACE, strategy, function(score, SPACE), trials=20, workers=1)
+    here = search(SPACE, strategy, function(score, SPACE), trials=20)
+    assert [t.row.tolist() for t in through_ray.trials] == [t.row.tolist() for t in here.trials]
+
+
+def test_failures_rungs_and_reused_workers():
+    def start():
+        pid = os.getpid()
+
+        def evaluate(job):
+            value = score(SPACE.decode(job.row))
+            if value == 0:
+                raise CandidateFailed("nothing in it")
+            for epochs in (1, 3, 9):
+                yield {"accuracy": value, "epochs": epochs, "pid": pid}
+
+        return evaluate
+
+    result = tune.search(SPACE, random_search(SPACE), start, trials=30, eta=3)
+    status = {t.status for t in result.trials}
+    assert status == {"finished", "stopped", "failed"} and result.complete
+    assert {t.reason for t in result.trials if t.status == "failed"} == {"nothing in it"}
+    assert len({t.metrics["pid"] for t in result.trials if t.metrics}) <= tune.cores()
+    assert max(t.metrics["accuracy"] for t in result.trials if t.status == "finished") == max(
+        t.metrics["accuracy"] for t in result.trials if t.metrics
+    )
+
+
+def test_a_candidate_that_kills_its_worker_is_a_failed_trial():
+    def deadly(choices):
+        if choices["edge_0_1"] == "none":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return score(choices)
+
+    result = tune.search(SPACE, random_search(SPACE), function(deadly, SPACE), trials=8)
+    for t in result.trials:
+        dead = SPACE.decode(t.row)["edge_0_1"] == "none"
+        assert t.status == ("failed" if dead else "finished")
+        assert not dead or "died" in t.reason
+    assert any(t.status == "failed" for t in result.trials)
+
+
+CHILD = """
+import sys, time
+from nas import tune
+from nas.evaluate import function
+from search_spaces import nasbench201
+from strategies import regularized_evolution
+space = nasbench201()
+def score(choices):
+    time.sleep(0.1)
+    return sum(v == "nor_conv_3x3" for v in choices.values()) / 6
+strategy = regularized_evolution(space, population=6, tournament=3)
+result = tune.search(space, strategy, function(score, space), trials=24, out=sys.argv[1], resume=sys.argv[2] == "1")
+print("complete", result.complete, flush=True)
+"""
+
+
+def start(out, resume):
+    command = [sys.executable, "-c", CHILD, str(out), "1" if resume else "0"]
+    environment = {n: v for n, v in os.environ.items() if n != "RAY_ADDRESS"}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment, start_new_session=True)
+
+
+def wait_for(out, lines, child):
+    journal = out / "journal.jsonl"
+    until = time.monotonic() + 120
+    while time.monotonic() < until and child.poll() is None:
+        if journal.exists() and journal.read_bytes().count(b"\n") >= lines:
+            return
+        time.sleep(0.02)
+    raise AssertionError(f"the search did not get on: {child.communicate()[0]}")
+
+
+def check_complete(out):
+    found = events(out)
+    asked = [e["id"] for e in found if e["event"] == "asked"]
+    finished = [e["id"] for e in found if e["event"] == "finished"]
+    assert asked == list(range(24))
+    assert sorted(finished) == list(range(24))
+
+
+def test_driver_killed_and_resumed_loses_and_repeats_nothing(tmp_path):
+    out = tmp_path / "a"
+    child = start(out, resume=False)
+    wait_for(out, 20, child)
+    os.killpg(child.pid, signal.SIGKILL)
+    child.wait()
+    before = events(out)
+    again = start(out, resume=True)
+    assert "complete True" in again.communicate(timeout=180)[0]
+    assert events(out)[: len(before)] == before
+    check_complete(out)
+
+
+def test_ctrl_c_ends_with_what_is_there(tmp_path):
+    out = tmp_path / "a"
+    child = start(out, resume=False)
+    wait_for(out, 12, child)
+    child.send_signal(signal.SIGINT)
+    assert "complete False" in child.communicate(timeout=60)[0]
+    statuses = {e["event"] for e in events(out)}
+    assert statuses == {"asked", "finished"}
+    assert "complete True" in start(out, resume=True).communicate(timeout=180)[0]
+    check_complete(out)
+
+
+@pytest.mark.parametrize(("options", "says"), [({"workers": 10**4}, "ask for at most"), ({"workers": 0}, "at least 1")])
+def test_workers_that_do_not_fit(options, says):
+    with pytest.raises(BadInput, match=says):
+        tune.search(SPACE, random_search(SPACE), function(score, SPACE), trials=1, **options)
+
+
+def test_no_cluster_at_the_address():
+    code = "from nas.tune import _connect\ntry:\n    _connect('127.0.0.1:1')\nexcept Exception as e:\n    print(type(e).__name__, e)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.stdout.startswith("BadInput address: no Ray cluster at '127.0.0.1:1'"), done.stdout + done.stderr[-500:]
