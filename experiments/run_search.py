@@ -241,7 +241,9 @@ def summary_json(result) -> dict[str, Any]:
     """What ``--json`` prints at the end of a search."""
     best = result.best
     return {
-        "best": None if best is None else {"trial": best.id, "choices": result.space.decode(best.row), "metrics": best.metrics},
+        "best": None
+        if best is None
+        else {"trial": best.id, "choices": result.space.decode(best.row), "metrics": best.metrics},
         "pareto": [{"trial": t.id, "metrics": t.metrics} for t in result.pareto],
         "trials": {s: sum(t.status == s for t in result.trials) for s in ("finished", "stopped", "failed", "pending")},
         "baselines": asdict(baselines(result)),

@@ -272,23 +272,18 @@ class _Run(LayerBuilder):
         }
         weights, stats = self._stacked(model, names, self.weights), self._stacked(model, names, self.stats)
         stack, moved = jax.lax.scan(step, stack, (target, row, weights, stats))
-        for i, e in enumerate(names):
+        for i, edge_name in enumerate(names):
             for layer, arrays in moved.items():
-                if (own := self._place(e) + layer.removeprefix(self._place(model))) in self.stats:
+                if (own := _renamed(layer, model, edge_name)) in self.stats:
                     self.moved[own] = jax.tree.map(lambda a, i=i: a[i], arrays)
         return [Value(stack[first + k]) for k in range(len(edges))]
 
-    def _place(self, edge):
-        return ".".join([*self._path, f"{edge}_"])
-
     def _stacked(self, model, edges, tree):
         """The model edge's entries, those of all edges stacked in front; what an edge lacks is zero and never read."""
-        own = {name: v for name, v in tree.items() if name.startswith(self._place(model))}
-        suffix = {name: name.removeprefix(self._place(model)) for name in own}
-        each = [
-            {name: tree.get(self._place(e) + suffix[name], jax.tree.map(jnp.zeros_like, v)) for name, v in own.items()}
-            for e in edges
-        ]
+        start = ".".join([*self._path, f"{model}_"])
+        own = {name: entry for name, entry in tree.items() if name.startswith(start)}
+        none = jax.tree.map(jnp.zeros_like, own)
+        each = [{name: tree.get(_renamed(name, model, e), none[name]) for name in own} for e in edges]
         return jax.tree.map(lambda *leaves: jnp.stack(leaves), *each)
 
     @contextlib.contextmanager
@@ -325,6 +320,10 @@ class _Run(LayerBuilder):
 
 def _at(stack, index):
     return Value(jax.lax.dynamic_index_in_dim(stack, index, keepdims=False))
+
+
+def _renamed(name, edge, other):
+    return name.replace(f"{edge}_", f"{other}_")
 
 
 def _chosen(decision, index, option):

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from nas.augment import augment
 from nas.data import DeviceSplit, gather
@@ -262,7 +262,7 @@ def data_mesh(devices: int) -> Mesh | None:
     found = jax.devices()
     if not 1 <= devices <= len(found):
         raise BadInput(f"devices: {devices} asked for, {len(found)} found; ask for 1 to {len(found)}")
-    return None if devices == 1 else jax.make_mesh((devices,), ("data",), devices=found[:devices])
+    return None if devices == 1 else jax.make_mesh((devices,), ("data",), axis_types=(AxisType.Auto,), devices=found[:devices])
 
 
 __all__ = [

@@ -17,9 +17,13 @@ from search_spaces import SPACES
 TABLE = [
     ("nasbench201", {}, Macro(4, 1, (8, 8, 3), 10)),
     ("nats_size", {"widths": (4, 8)}, Macro(8, 1, (8, 8, 3), 10)),
-    ("darts", {"nodes": 3}, Macro(4, 3, (8, 8, 3), 10)),
-    ("nasnet", {"nodes": 3}, Macro(4, 3, (8, 8, 3), 10)),
-    ("amoebanet", {"nodes": 3}, Macro(4, 3, (8, 8, 3), 10)),
+    ("darts", {"nodes": 3, "operations": ["skip_connect", "max_pool_3x3", "sep_conv_3x3"]}, Macro(4, 3, (8, 8, 3), 10)),
+    (
+        "nasnet",
+        {"nodes": 3, "operations": ["skip_connect", "conv_7x1_1x7", "max_pool_5x5"]},
+        Macro(4, 3, (8, 8, 3), 10),
+    ),
+    ("amoebanet", {"nodes": 3, "operations": ["dil_conv_3x3", "avg_pool_3x3"]}, Macro(4, 3, (8, 8, 3), 10)),
 ]
 BATCH = 16
 RATE, MOMENTUM = 0.05, 0.9
@@ -73,12 +77,16 @@ def case(request):
 
 
 def close(a, b, tolerance=1e-5):
-    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=tolerance, atol=tolerance), a, b)
+    def check(x, y):
+        size = max(1.0, np.abs(y).max(initial=0))  # rounding of a sum goes with its largest terms
+        np.testing.assert_allclose(x, y, rtol=tolerance, atol=tolerance * size)
+
+    jax.tree.map(check, a, b)
 
 
 def plain(model):
     """The network with XLA's own convolutions throughout, as Flax has them: no code shared with the shared program."""
-    for _, module in nnx.iter_modules(model):
+    for module in model.modules.values():
         if isinstance(module, nnx.Conv):
             module.conv_general_dilated = jax.lax.conv_general_dilated
     return model
@@ -95,29 +103,33 @@ def test_every_space_is_in_the_table():
 
 
 def test_the_same_outputs_and_gradients_as_its_own_network(case):
-    for row in case.rows[:2]:
-        _, moved, _, out, gradients = case.start(row)
-        layers = case.space.layers(row, case.macro)
-        weights, stats = case.supernet.extract(case.weights, case.stats, row)
-        names = {layer.name for layer in layers if trains(layer)}
-        assert set(weights) | set(stats) == names
+    row = case.rows[0]
+    layers = case.space.layers(row, case.macro)
+    weights, stats = case.supernet.extract(case.weights, case.stats, row)
+    assert set(weights) | set(stats) == {layer.name for layer in layers if trains(layer)}
 
-        def loss(weights, layers=layers, stats=stats):
+    @jax.jit
+    def own(weights):
+        def loss(weights):
             out, moved = apply_layers(layers, weights, stats, case.x, train=True)
             return cross_entropy(out, case.y), (out, moved)
 
-        own_gradients, (own_out, own_moved) = jax.grad(loss, has_aux=True)(weights)
-        close(out, own_out)
-        close(case.supernet.extract(gradients, moved, row), (own_gradients, own_moved), 2e-5)
-        close(case.predict(case.weights, case.stats, row), apply_layers(layers, weights, stats, case.x, train=False)[0])
+        return *jax.grad(loss, has_aux=True)(weights), apply_layers(layers, weights, stats, case.x, train=False)[0]
+
+    _, moved, _, out, gradients = case.start(row)
+    own_gradients, (own_out, own_moved), predicted = own(weights)
+    close(out, own_out)
+    close(case.supernet.extract(gradients, moved, row), (own_gradients, own_moved))
+    close(case.predict(case.weights, case.stats, row), predicted)
 
 
 def test_three_steps_are_those_of_the_flax_network(case):
     row = case.rows[2]
     model = own_network(case, row, case.weights, case.stats)
     weights, stats, trace = case.weights, case.stats, jax.tree.map(jnp.zeros_like, case.weights)
+    predict = nnx.jit(lambda model: model(case.x))
     model.eval()
-    close(case.predict(weights, stats, row), model(case.x))
+    close(case.predict(weights, stats, row), predict(model))
     model.train()
     optimizer = nnx.Optimizer(model, optax.sgd(RATE, MOMENTUM), wrt=nnx.Param)
 
@@ -131,7 +143,7 @@ def test_three_steps_are_those_of_the_flax_network(case):
         step(model, optimizer)
     close(case.supernet.extract(weights, stats, row), model.weights(), 1e-4)
     model.eval()
-    close(case.predict(weights, stats, row), model(case.x), 1e-3)
+    close(case.predict(weights, stats, row), predict(model), 1e-3)
 
 
 def test_what_a_row_does_not_use_stays(case):

@@ -1,0 +1,181 @@
+"""The command line as a person types it: good calls give files, bad ones one line and exit code 2."""
+
+import csv
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from experiments import cli
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::ResourceWarning")
+ARCH = "|nor_conv_3x3~0|+|nor_conv_3x3~0|nor_conv_3x3~1|+|skip_connect~0|nor_conv_3x3~1|nor_conv_3x3~2|"
+FAST = ["--executor", "local", "--set", "epochs=1", "--search-width", "4"]
+
+
+@pytest.fixture
+def nas(monkeypatch, capsys):
+    """Runs ``nas`` in this process: (exit code, stdout, stderr)."""
+
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["nas", *map(str, words)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        out, err = capsys.readouterr()
+        return ended.value.code, out, err
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A small search from the command line, made once."""
+    out = tmp_path_factory.mktemp("runs") / "a"
+    words = ["search", "--trials", "5", "--objective", "pareto", "--out", str(out), *FAST]
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ended:
+        patch.setattr(sys, "argv", ["nas", *words])
+        cli.main()
+    assert not ended.value.code
+    return out
+
+
+def test_search_writes_the_run_folder(folder):
+    names = {"search.json", "journal.jsonl", "trials.csv", "best.json", "pareto.json", "report.html"}
+    assert {p.name for p in folder.iterdir()} == names
+    rows = list(csv.DictReader((folder / "trials.csv").open()))
+    assert [r["id"] for r in rows] == list("01234") and {r["status"] for r in rows} == {"finished"}
+    best = json.loads((folder / "best.json").read_text())
+    assert best["choices"] == {n: rows[best["provenance"]["trial"]][n] for n in best["choices"]}
+    assert float(rows[best["provenance"]["trial"]]["accuracy"]) == max(float(r["accuracy"]) for r in rows)
+
+
+def test_resume_of_a_finished_search_changes_nothing(nas, folder):
+    before = {p.name: p.read_bytes() for p in folder.iterdir() if p.name in ("journal.jsonl", "trials.csv", "search.json")}
+    code, _, _ = nas("search", "--trials", 5, "--objective", "pareto", "--out", folder, "--resume", *FAST)
+    assert not code
+    assert {name: (folder / name).read_bytes() for name in before} == before
+
+
+def test_json_of_a_search(nas, tmp_path):
+    code, out, _ = nas("search", "--trials", 2, "--out", tmp_path / "j", "--json", *FAST)
+    found = json.loads(out)
+    assert not code and found["trials"]["finished"] == 2 and found["complete"]
+
+
+def test_report_again(nas, folder):
+    (folder / "report.html").unlink()
+    code, _, _ = nas("report", folder)
+    assert not code and (folder / "report.html").stat().st_size > 10_000
+
+
+def test_train_evaluate_describe(nas, folder, tmp_path):
+    model = tmp_path / "m"
+    code, out, _ = nas(
+        "train", folder / "best.json", "--out", model, "--width", 8, "--set", "epochs=8", "--data-limit", 300, "--json"
+    )
+    trained = json.loads(out)
+    assert not code and trained["test_accuracy"] > 0.5
+    code, out, _ = nas("evaluate", model, "--json")
+    assert not code and json.loads(out)["accuracy"] == pytest.approx(trained["test_accuracy"], abs=1e-6)
+    code, out, _ = nas("describe", folder / "best.json", "--json")
+    found = json.loads(out)
+    assert not code and found["params"] > 0 and found["macs"] > 0 and found["memory_bytes"] > 0
+
+
+def test_import_describe_export_nasbench201(nas, tmp_path):
+    code, _, _ = nas("import", "arch", "nb201", ARCH, "--classes", 10, "--out", tmp_path / "a.json")
+    assert not code
+    code, out, _ = nas("describe", tmp_path / "a.json", "--json")
+    assert json.loads(out)["params"] == 1_288_506  # the paper's table
+    code, out, _ = nas("export", tmp_path / "a.json", "--to", "nb201")
+    assert not code and out.strip() == ARCH
+
+
+def test_import_describe_export_genotype(nas, tmp_path):
+    from search_spaces import published
+    from search_spaces.genotype import parse
+
+    text = tmp_path / "v2.txt"
+    text.write_text(f"DARTS_V2 = {published.DARTS_V2}")
+    words = ("--width", 36, "--cells", 20, "--classes", 10, "--out", tmp_path / "b.json")
+    code, _, _ = nas("import", "arch", "genotype", text, *words)
+    assert not code
+    code, out, _ = nas("describe", tmp_path / "b.json", "--json")
+    assert json.loads(out)["params"] == 3_349_342
+    code, out, _ = nas("export", tmp_path / "b.json", "--to", "genotype")
+    assert not code and parse(out) == parse(text.read_text())
+
+
+BAD = {
+    "no budget": (["search"], "--trials 24 and/or --time 2h"),
+    "zero trials": (["search", "--trials", "0"], "at least 1"),
+    "unknown space": (["search", "--trials", "1", "--space", "nasbench21"], "did you mean 'nasbench201'"),
+    "no such own space": (["search", "--trials", "1", "--space", "nothing.here:space"], "nothing"),
+    "unknown strategy": (["search", "--trials", "1", "--strategy", "random"], "random_search"),
+    "unknown data": (["search", "--trials", "1", "--data", "digit"], "digits"),
+    "unknown executor": (["search", "--trials", "1", "--executor", "slurm"], "ray"),
+    "unknown objective": (["search", "--trials", "1", "--objective", "paretto"], "did you mean 'pareto'"),
+    "unknown option": (["search", "--trails", "1"], "--trials"),
+    "unknown verb": (["serach"], "search"),
+    "unknown setting": (["search", "--trials", "1", "--set", "popluation=3"], "did you mean 'population'"),
+    "setting without value": (["search", "--trials", "1", "--set", "population"], "key=value"),
+    "setting of a wrong type": (["search", "--trials", "1", "--set", "population=many"], "number"),
+    "setting out of range": (["search", "--trials", "1", "--set", "population=0"], "at least 1"),
+    "limit without a unit": (["search", "--trials", "1", "--cost", "cpu=measure", "--limit", "cpu=20"], "no unit"),
+    "limit with another unit": (["search", "--trials", "1", "--cost", "cpu=measure", "--limit", "cpu=20mb"], "no unit of"),
+    "limit of an unknown cost": (["search", "--trials", "1", "--limit", "gpu=20ms"], "no such cost"),
+    "mnasnet without target": (["search", "--trials", "1", "--objective", "mnasnet"], "--limit"),
+    "cost without file": (["search", "--trials", "1", "--cost", "phone=nothing.json"], "no such file"),
+    "cost of a taken name": (["search", "--trials", "1", "--cost", "params=measure"], "taken"),
+    "time without unit": (["search", "--time", "90"], "2h"),
+    "rungs": (["search", "--trials", "1", "--rungs", "3,1"], "rising"),
+    "more workers than cores": (["search", "--trials", "1", "--workers", "9999"], "cores"),
+    "resume what": (["search", "--trials", "1", "--resume"], "--out"),
+    "trials not a number": (["search", "--trials", "many"], "integer"),
+    "no config": (["describe", "nothing.json"], "no such file"),
+    "no model": (["evaluate", "nothing"], "nas train"),
+    "unknown format": (["import", "arch", "onx", "x"], "nb201"),
+    "no genotype file": (["import", "arch", "genotype", "nothing.txt"], "no such file"),
+    "code as genotype": (["import", "arch", "genotype", "Genotype(__import__('os').system('true'))"], "genotype"),
+    "half a string": (["import", "arch", "nb201", "|nor_conv_3x3~0|+|none~0"], "nodes"),
+    "unknown operation": (["import", "arch", "nb201", ARCH.replace("skip_connect", "skip")], "did you mean 'skip_connect'"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_is_one_line_and_exit_code_2(nas, name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words, says = BAD[name]
+    code, out, err = nas(*words)
+    assert code == 2, err
+    assert says in err and err.count("\n") == 1 and "Traceback" not in err
+    assert out == "" and list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_with_a_search_is_not_written_over(nas, folder):
+    before = {p.name: p.read_bytes() for p in folder.iterdir()}
+    for words, says in (
+        (("--trials", 5), "holds a search"),
+        (("--trials", 5, "--seed", 3, "--resume"), "another search"),
+        (("--trials", 5, "--strategy", "random_search", "--resume"), "another search"),
+    ):
+        code, _, err = nas("search", "--objective", "pareto", "--out", folder, *FAST, *words)
+        assert code == 2 and says in err and err.count("\n") == 1
+    assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
+
+
+def test_describe_refuses_a_cost_of_another_frame(nas, folder, tmp_path):
+    from nas.cost import Cost, Stamp
+    from search_spaces import nasbench201
+
+    stamp = Stamp("latency", "ms", "a phone", "x", 1, "float32", {"width": 1, "depth": 1, "input": [1, 1, 1], "classes": 2}, "test")
+    Cost(stamp, 1.0, (), None, nasbench201().fingerprint).save(tmp_path / "phone.json")
+    code, _, err = nas("describe", folder / "best.json", "--cost", f"phone={tmp_path / 'phone.json'}")
+    assert code == 2 and "the table is for width 1" in err
+
+
+def test_every_verb_is_in_the_docs():
+    text = (Path(__file__).parents[2] / "docs" / "cli.md").read_text()
+    for verb in ("search", "train", "evaluate", "describe", "import arch", "export", "report"):
+        assert f"nas {verb}" in text
