@@ -123,13 +123,13 @@ def describe(path, costs, width, depth, own, as_json):
     for price in found["cost"]:
         stamp = price["stamp"]
         error = "" if stamp["error"] is None else f", held-out error {stamp['error']:.1%}"
-        print(
-            f"{price['name']} {price['value']:.4g} {stamp['unit']} on {stamp['device']} ({stamp['runtime']}, batch {stamp['batch']}{error})"
-        )
+        where = f"{stamp['device']} ({stamp['runtime']}, batch {stamp['batch']}{error})"
+        print(f"{price['name']} {price['value']:.4g} {stamp['unit']} on {where}")
 
 
 def _frame(macro):
-    return f"width {macro['width']}, depth {macro['depth']}, input {'x'.join(map(str, macro['input']))}, {macro['classes']} classes"
+    size = "x".join(map(str, macro["input"]))
+    return f"width {macro['width']}, depth {macro['depth']}, input {size}, {macro['classes']} classes"
 
 
 def import_arch(form, source, width, depth, classes, input_text, out):

@@ -136,7 +136,7 @@ def read_costs(items: list[str], space: SearchSpace, measure: Callable[[str], Co
         if value == "measure":
             if measure is None:
                 raise BadInput(
-                    f"--cost {name}=measure: only a search measures; give the table it wrote, such as runs/a/{name}.json"
+                    f"--cost {name}=measure: only a search measures; give its table, such as runs/a/{name}.json"
                 )
             costs[name] = measure(name)
         else:

@@ -29,26 +29,22 @@ def main() -> None:
     space = nasbench201()
     evaluate = Scratch(space, options.data, sizes.search, macro=macro, data_options=sizes.data_options)()
     rows = np.asarray(space.sample(jax.random.key(7), options.architectures))
-    scores = np.asarray(
-        [
-            [list(evaluate(Job(i, row, 0, seed)))[-1]["accuracy"] for i, row in enumerate(rows)]
-            for seed in range(options.seeds)
-        ]
-    )
+
+    def score(i, row, seed):
+        return list(evaluate(Job(i, row, 0, seed)))[-1]["accuracy"]
+
+    scores = np.asarray([[score(i, row, s) for i, row in enumerate(rows)] for s in range(options.seeds)])
     pairs = [spearman(a, b) for a, b in itertools.combinations(scores, 2)]
     alive = scores.mean(0) > 1.5 * scores.min()
     among = [spearman(a[alive], b[alive]) for a, b in itertools.combinations(scores, 2)]
-    print(
-        f"{options.architectures} architectures, {options.seeds} seeds, width {macro.width}, {sizes.search.epochs} epochs, {sizes.data_options}"
-    )
+    mean = scores.mean(0)
+    size = f"width {macro.width}, {sizes.search.epochs} epochs, {sizes.data_options}"
+    print(f"{options.architectures} architectures, {options.seeds} seeds, {size}")
     print(f"Spearman between two seeds: mean {np.mean(pairs):.3f}, lowest {min(pairs):.3f} of {len(pairs)} pairs")
     print(f"  among the {alive.sum()} that learn at all: mean {np.mean(among):.3f}, lowest {min(among):.3f}")
-    print(
-        f"accuracy of architectures: {scores.mean(0).min():.3f} to {scores.mean(0).max():.3f}, median {np.median(scores.mean(0)):.3f}"
-    )
-    print(
-        f"standard deviation between architectures {scores.mean(0)[alive].std():.4f}, between seeds {scores.std(0)[alive].mean():.4f}"
-    )
+    print(f"accuracy of architectures: {mean.min():.3f} to {mean.max():.3f}, median {np.median(mean):.3f}")
+    spread, noise = mean[alive].std(), scores.std(0)[alive].mean()
+    print(f"standard deviation between architectures {spread:.4f}, between seeds {noise:.4f}")
 
 
 if __name__ == "__main__":

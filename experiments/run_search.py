@@ -6,8 +6,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from nas.report import write_report
-
 from experiments.cli import show
 from experiments.options import (
     COUNTED,
@@ -28,12 +26,15 @@ from experiments.options import (
 from hw_models.measure import measure
 from nas import config as configs
 from nas.data import load
+from nas.driver import reopen
 from nas.errors import BadInput, suggest
 from nas.evaluate import Scratch, fit_macro
 from nas.files import read_json
 from nas.journal import RunFolder
 from nas.progress import progress
-from nas.search import reopen, search, trial_rows
+from nas.report import write_report
+from nas.result import trial_rows
+from nas.search import search
 from nas.space import Macro
 from nas.summary import baselines, table
 from search_spaces import SPACES
@@ -172,11 +173,10 @@ def _check(o, seconds):
     if o.trials is not None and o.trials < 1:
         raise BadInput(f"--trials {o.trials}: it must be at least 1")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if o.workers is not None and o.executor == "ray" and o.address is None and "RAY_ADDRESS" not in os.environ:
-        if o.workers < 1 or o.workers * o.cpus > cores:
-            raise BadInput(
-                f"--workers {o.workers}: of {o.cpus:g} cores each do not fit into the {cores} cores here; use at most {int(cores // o.cpus)}"
-            )
+    elsewhere = o.executor != "ray" or o.address is not None or "RAY_ADDRESS" in os.environ
+    if o.workers is not None and not elsewhere and (o.workers < 1 or o.workers * o.cpus > cores):
+        most = f"use at most {int(cores // o.cpus)}" if o.workers > 0 else "use at least 1"
+        raise BadInput(f"--workers {o.workers}: of {o.cpus:g} cores each, on a machine with {cores} cores; {most}")
     if o.resume and o.out is None:
         raise BadInput("--resume: say which search to go on with: --out FOLDER")
 
@@ -219,7 +219,9 @@ def write_outputs(result, recipe, baseline=None) -> None:
         front = [configs.from_result(result, t, recipe=recipe).to_dict() for t in result.pareto]
         folder.write("best.json", best)
         folder.write("pareto.json", {"schema": "nas.pareto/1", "architectures": front})
-    write_report(result, result.out, config=best, search=dict(result.description), costs=result.costs)
+    write_report(
+        result, result.out, config=best, search=dict(result.description), costs=result.costs, baseline=baseline
+    )
 
 
 def _tell(result, out, o):

@@ -10,11 +10,12 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from nas.cost import Cost
+from nas.cost import Cost, cost_column
+from nas.driver import describe_space, versions
 from nas.errors import BadInput, suggest
 from nas.files import read_json, to_json, write_json
 from nas.layers import Layer
-from nas.search import Result, Trial, cost_column, describe_space, versions
+from nas.result import Result, Trial
 from nas.space import Macro, SearchSpace
 from nas.train import Recipe
 
@@ -139,8 +140,8 @@ def load(path: str | os.PathLike, spaces: Spaces) -> Architecture:
         space = make_space(file.space.name, file.space.arguments, spaces)
         if space.fingerprint != file.space.fingerprint:
             raise BadInput(
-                f"space '{space.name}' has fingerprint {space.fingerprint} here and {file.space.fingerprint} in the file; "
-                "its decisions have changed"
+                f"space '{space.name}' has changed: its fingerprint is {space.fingerprint} here and "
+                f"{file.space.fingerprint} in the file"
             )
         row = space.encode(file.choices)
         if row.tolist() != file.encoding:

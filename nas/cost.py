@@ -284,3 +284,9 @@ def block_times(layers: Sequence[Layer], times: Mapping[str, float]) -> float:
             raise BadInput(f"cost: block '{block}' (at {scope}) is not in the table; measure it first")
         total += times[block]
     return total
+
+
+def cost_column(name: str, cost: Cost) -> str:
+    """Column name of a cost: unit in the name, and the quantity once."""
+    suffix = cost.column
+    return suffix if suffix.split("_")[0] == name else f"{name}_{suffix}"

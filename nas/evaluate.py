@@ -43,7 +43,7 @@ Evaluation = Callable[[], Evaluate]
 
 
 class CandidateFailed(Exception):
-    """This candidate cannot be evaluated; the search goes on without it. The message is the reason."""
+    """The candidate cannot be evaluated; the search goes on without it. The message is the reason."""
 
 
 @dataclass(frozen=True)
@@ -166,13 +166,13 @@ def train_network(
         order = batches(count, batch, seed=order_seed, epoch=epoch)
         state, loss = program.train(state, row, splits[0], order, step_key, np.int32(steps))
         if epoch + 1 in report_at:
-            loss = float(loss)
-            if not math.isfinite(loss):
-                raise CandidateFailed(f"the loss is {loss} after epoch {epoch + 1}")
+            train_loss = float(loss)
+            if not math.isfinite(train_loss):
+                raise CandidateFailed(f"the loss is {train_loss} after epoch {epoch + 1}")
             measured = program.evaluate(state.weights, state.stats, row, splits[1])
             metrics = {name: float(value) for name, value in measured.items()}
-            metrics |= {"train_loss": loss, "epochs": epoch + 1, "seconds": time.monotonic() - started}
-            metrics |= {"train_compilations": program.train._cache_size()}
+            metrics |= {"train_loss": train_loss, "epochs": epoch + 1, "seconds": time.monotonic() - started}
+            metrics |= {"train_compilations": program.compilations()}
             if not all(map(math.isfinite, metrics.values())):
                 raise CandidateFailed(f"a metric is no finite number after epoch {epoch + 1}")
             if keep is not None:
@@ -223,7 +223,7 @@ def cache_root() -> Path:
 
 def use_compilation_cache() -> None:
     """Keeps compiled programs on disk from one run to the next, unless JAX was told where already."""
-    if jax.config.jax_compilation_cache_dir is None:
+    if jax.config.values["jax_compilation_cache_dir"] is None:
         jax.config.update("jax_compilation_cache_dir", str(cache_root() / "xla"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)

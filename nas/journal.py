@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -73,7 +74,7 @@ class RunFolder:
         """The events of a folder, which is not written to."""
         folder = cls(None, {})
         folder.path = Path(path)
-        folder.description = read_json(folder.path / "search.json", "search description")
+        folder.description = read_json(Path(path) / "search.json", "search description")
         folder.events = list(folder._read(mend=False))
         return folder
 
@@ -89,9 +90,9 @@ class RunFolder:
 
     def _read(self, *, mend: bool = True) -> Iterator[dict[str, Any]]:
         """Events on disk. A last line cut off by a kill is dropped: nobody relied on it."""
-        path = self.path / "journal.jsonl"
-        if not path.exists():
+        if self.path is None or not (self.path / "journal.jsonl").exists():
             return
+        path = self.path / "journal.jsonl"
         data = path.read_bytes()
         whole = data[: data.rfind(b"\n") + 1]
         for number, line in enumerate(whole.splitlines(), 1):
@@ -108,7 +109,8 @@ class RunFolder:
                 file.truncate(len(whole))
 
     def append(self, event: dict[str, Any]) -> None:
-        """Adds one event and returns when it is on disk."""
+        """Adds one event, with the time, and returns when it is on disk."""
+        event = {**event, "at": round(time.time(), 3)}
         self.events.append(event)
         if self._file is not None:
             self._file.write(to_json(event, indent=None) + "\n")

@@ -13,7 +13,8 @@ for odd sizes. Custom gradients allow reverse mode (also twice), `vmap` and any 
 
 import functools
 import math
-from typing import Callable, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp

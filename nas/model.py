@@ -219,7 +219,7 @@ def evaluate_model(model: Model, data: Data, split: str = "test") -> dict[str, f
     """
     if data.input_shape != model.input_shape or data.classes != model.classes:
         raise BadInput(
-            f"data: '{data.name}' has {data.input_shape} images of {data.num_classes} classes; the model was trained on "
+            f"data: '{data.name}' has {data.input_shape} images of {data.num_classes} classes; the model takes "
             f"{model.input_shape} images of {len(model.classes)} classes ({', '.join(model.classes[:3])}, ...)"
         )
     part = getattr(data, split)

@@ -193,7 +193,7 @@ def apply_layers(layers: tuple[Layer, ...], weights: Mapping, stats: Mapping, x:
     return run_layers(layers, x, trained), moved
 
 
-def run_layer(layer: Layer, weights: Mapping, stats: Mapping | None, ins: list[jax.Array], train: bool):
+def run_layer(layer: Layer, weights: Mapping, stats: Any, ins: list[jax.Array], train: bool):
     """(output, moved stats or None) of any one layer."""
     if not trains(layer):
         return _fixed(layer, ins), None

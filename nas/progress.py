@@ -11,8 +11,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from nas.search import Driver, Observer, Trial
-from nas.summary import column_of, cost_name, cost_text, duration, number, score_name
+from nas.driver import Driver, Observer
+from nas.result import Trial
+from nas.wording import column_of, cost_name, cost_text, duration, number, score_name
 
 PLAIN_SECONDS = 10.0
 

@@ -1,44 +1,28 @@
 """report.html: one self-contained page about a search, honest about what each figure is and is not."""
 
 import dataclasses
-import html
 import io
 import itertools
-import json
 import math
 import os
 import re
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from nas.cost import Cost
-from nas.draw import COLOURS, draw_network, pareto_plot, search_curve
+from nas.cost import Cost, cost_column
+from nas.draw import draw_network
 from nas.errors import BadInput
 from nas.files import to_json, write_atomic
-from nas.search import Result, Trial, cost_column
+from nas.page import escape, json_tree, section, style, table
+from nas.plots import COLOURS, pareto_plot, search_curve
+from nas.result import Result, Trial
 from nas.space import Macro
-from nas.summary import (
-    NO_REASON,
-    Baselines,
-    baseline_rows,
-    baselines,
-    column_of,
-    cost_columns,
-    cost_name,
-    cost_text,
-    counts_text,
-    duration,
-    finished,
-    hours_text,
-    number,
-    value_text,
-    why_nothing,
-)
+from nas.summary import NO_REASON, Baselines, baseline_rows, baselines, counts_text, finished, why_nothing
+from nas.wording import column_of, cost_columns, cost_name, cost_text, duration, hours_text, number, value_text
 
 TOP = 10
 
@@ -51,6 +35,7 @@ def write_report(
     search: dict | None,
     costs: Mapping[str, Cost],
     trained: dict | None = None,
+    baseline: Result | None = None,
 ) -> Path:
     """Writes ``report.html`` into the folder (atomically) and gives its path.
 
@@ -61,14 +46,21 @@ def write_report(
         search: the search as ``search.json`` holds it, or None.
         costs: name -> cost, for the stamps; what is in the result without a stamp here is said to have none.
         trained: metrics of the found network after its own training, where there was one.
+        baseline: of random search run on its own with the same budget, where there was one.
     """
     path = Path(folder) / "report.html"
-    write_atomic(path, render(result, config=config, search=search, costs=costs, trained=trained))
+    write_atomic(path, render(result, config=config, search=search, costs=costs, trained=trained, baseline=baseline))
     return path
 
 
 def render(
-    result: Result, *, config: dict | None, search: dict | None, costs: Mapping[str, Cost], trained: dict | None = None
+    result: Result,
+    *,
+    config: dict | None,
+    search: dict | None,
+    costs: Mapping[str, Cost],
+    trained: dict | None = None,
+    baseline: Result | None = None,
 ) -> str:
     """The page as text; see `write_report`."""
     found = baselines(result)
@@ -76,23 +68,25 @@ def render(
     stamps = {cost_column(name, cost): cost for name, cost in costs.items()}
     title = f"Search of {result.space.name}"
     parts = [
-        f"<h1>{_e(title)}</h1><p class=lead>{_sentence(result)}</p>{_notes(result)}",
+        f"<h1>{escape(title)}</h1><p class=lead>{_sentence(result)}</p>{_notes(result)}",
         _tiles(result, found, stamps),
-        _section("The search", _curve(result)),
-        _section("Accuracy against cost", _pareto(result)),
-        _section("The found network", _network(result, config)),
-        _section("Held against", _baselines(found)),
-        _section("Best trials", _top(result)),
-        _section("What was measured", _measured(result, search, stamps, trained)),
-        _section("What the costs are about", _stamps(result, stamps)),
-        _section("Failed trials", _failed(result, found)),
-        _section("How to go on", _next(result, config)),
-        _section("Files", _json("Architecture config (best.json)", config) + _json("Search (search.json)", search)),
+        section("The search", _curve(result)),
+        section("Accuracy against cost", _pareto(result)),
+        section("The found network", _network(result, config)),
+        section("Held against", _baselines(found, baseline)),
+        section("Best trials", _top(result)),
+        section("What was measured", _measured(result, search, stamps, trained)),
+        section("What the costs are about", _stamps(result, stamps)),
+        section("Failed trials", _failed(result, found)),
+        section("How to go on", _next(result, config)),
+        section(
+            "Files", json_tree("Architecture config (best.json)", config) + json_tree("Search (search.json)", search)
+        ),
     ]
     return (
-        f"<!doctype html>\n<html lang=en><head><meta charset=utf-8><title>{_e(title)}</title>"
+        f"<!doctype html>\n<html lang=en><head><meta charset=utf-8><title>{escape(title)}</title>"
         '<meta name=viewport content="width=device-width, initial-scale=1">'
-        f"<style>{_style()}</style></head>\n<body><main>\n"
+        f"<style>{style()}</style></head>\n<body><main>\n"
         + "\n".join(filter(None, parts))
         + "\n</main></body></html>\n"
     )
@@ -103,10 +97,10 @@ def _sentence(result):
     told = sum(t.status != "pending" for t in result.trials)
     after = f"after {told} trial{'s' * (told != 1)} in {duration(result.seconds)}"
     if result.best is None:
-        return f"Found nothing: {_e(why_nothing(result))} ({after})."
+        return f"Found nothing: {escape(why_nothing(result))} ({after})."
     metric, best = result.objective.metric, result.best
-    named = [f"{_e(metric)} <b>{number(best.metrics.get(metric, math.nan))}</b>"]
-    named += [f"{_e(cost_name(c))} <b>{_e(cost_text(c, best.metrics[c]))}</b>" for c in _shown_costs(result)]
+    named = [f"{escape(metric)} <b>{number(best.metrics.get(metric, math.nan))}</b>"]
+    named += [f"{escape(cost_name(c))} <b>{escape(cost_text(c, best.metrics[c]))}</b>" for c in _shown_costs(result)]
     return f"Found trial {best.id}: {', '.join(named)}, {after}."
 
 
@@ -137,7 +131,7 @@ def _tiles(result, found, stamps):
         tiles.append(("over best random sample", f"{gain:+.4g}", f"{found.score}; estimate, n = {found.random.n}"))
     tiles.append(("trials", str(len(result.trials)), counts_text(found)))
     tiles.append(("spent", duration(result.device_seconds), f"{hours_text(found.device_hours)} on candidates"))
-    cards = (f"<div><dt>{_e(a)}</dt><dd>{_e(b)}</dd><small>{_e(c)}</small></div>" for a, b, c in tiles)
+    cards = (f"<div><dt>{escape(a)}</dt><dd>{escape(b)}</dd><small>{escape(c)}</small></div>" for a, b, c in tiles)
     return f"<dl class=tiles>{''.join(cards)}</dl>"
 
 
@@ -170,7 +164,9 @@ def _svg(figure: Figure, label: str) -> str:
     for name, colour in COLOURS.items():
         svg = svg.replace(colour, f"var(--{name})")
     width = 72 * figure.get_size_inches()[0]
-    svg = re.sub(r'<svg[^>]*?(viewBox="[^"]*")[^>]*>', rf'<svg \1 role="img" aria-label="{_e(label)}">', svg, count=1)
+    svg = re.sub(
+        r'<svg[^>]*?(viewBox="[^"]*")[^>]*>', rf'<svg \1 role="img" aria-label="{escape(label)}">', svg, count=1
+    )
     return f'<figure style="max-width:{width:.0f}pt">{svg.strip()}</figure>'
 
 
@@ -197,7 +193,7 @@ def _network(result, config):
     if result.best is None:
         return ""
     choices = "".join(
-        f"<tr><th>{_e(name)}</th><td>{_e(value_text(value))}</td></tr>"
+        f"<tr><th>{escape(name)}</th><td>{escape(value_text(value))}</td></tr>"
         for name, value in result.space.decode(result.best.row).items()
     )
     table = f"<details open><summary>Choices</summary><table class=narrow>{choices}</table></details>"
@@ -205,23 +201,27 @@ def _network(result, config):
         macro = Macro(**config["macro"]) if config and config.get("macro") else None
         picture = _svg(draw_network(result.space.layers(result.best.row, macro)), "The found network")
     except (BadInput, TypeError) as error:
-        return f"<p>No drawing: {_e(str(error))}</p>{table}"
+        return f"<p>No drawing: {escape(str(error))}</p>{table}"
     return f"{picture}<p>Shapes are height×width×channels of one image. A box is a block measured as one.</p>{table}"
 
 
 # ---- tables --------------------------------------------------------------------------------------------------------
-def _baselines(found: Baselines) -> str:
+def _baselines(found: Baselines, run: Result | None) -> str:
     rows = [("this search", number(found.found), f"best {found.score} within the limits"), *baseline_rows(found)]
-    text = (
-        "<p>Random search is an <b>estimate from this search's own random samples</b>, no separate run; "
-        * bool(found.random)
-        or "<p>"
-    )
+    text = ""
+    if run is not None:
+        best = number(float(run.best.scores[0])) if run.best else "–"
+        how = f"best of a random search of its own with the same budget: {counts_text(baselines(run))}; one seed"
+        rows.insert(1, ("random search, run in full", best, how))
+    else:
+        if found.random:
+            text = "Random search is an <b>estimate from this search's own random samples</b>, no separate run. "
+        text += "<code>nas search … --baseline random</code> runs it in full with the same budget. "
     text += (
-        "<code>nas search … --baseline random</code> runs the full random search with the same budget. Parameters and "
-        "FLOPs are baselines too: where they rank candidates as well as training does, training told little.</p>"
+        "Parameters and FLOPs are baselines too: where they rank candidates as well as training does, training told "
+        "little."
     )
-    return _table(("", "result", "how it was come by"), [[_e(x) for x in row] for row in rows]) + text
+    return table(("", "result", "how it was come by"), [[escape(x) for x in row] for row in rows]) + f"<p>{text}</p>"
 
 
 def _top(result):
@@ -241,9 +241,9 @@ def _top(result):
         cells += [cost_text(c, trial.metrics[c]) for c in columns]
         cells += [number(trial.metrics.get("epochs", math.nan)) for _ in epochs]
         marks = ("random sample; " if trial.random else "") + ("" if trial.feasible else "breaks a limit; ")
-        choices = f"<small><em>{marks}</em>{_e(_choices(result, trial))}</small>"
-        rows.append([*(f"<span class=figure>{_e(c)}</span>" for c in cells), choices])
-    return _table(head, rows) + f"<p>The best {len(rows)} of {len(finished(result))} finished trials.</p>"
+        choices = f"<small><em>{marks}</em>{escape(_choices(result, trial))}</small>"
+        rows.append([*(f"<span class=figure>{escape(c)}</span>" for c in cells), choices])
+    return table(head, rows) + f"<p>The best {len(rows)} of {len(finished(result))} finished trials.</p>"
 
 
 def _choices(result, trial: Trial):
@@ -293,7 +293,7 @@ def _measured(result, search, stamps, trained):
             f"{hours_text(result.device_seconds / 3600)}, wall time of this call {duration(result.seconds)}",
         )
     )
-    return _table((), [[f"<b>{_e(a)}</b>", _e(b)] for a, b in rows])
+    return table((), [[f"<b>{escape(a)}</b>", escape(b)] for a, b in rows])
 
 
 def _objective(result, stamps):
@@ -312,7 +312,7 @@ def _stamps(result, stamps):
     for column in dict.fromkeys([*cost_columns(result), *stamps]):
         cost = stamps.get(column)
         if cost is None:
-            rows.append([_e(cost_name(column)), "<em>no stamp was handed to the report</em>", *[""] * 6])
+            rows.append([escape(cost_name(column)), "<em>no stamp was handed to the report</em>", *[""] * 6])
             continue
         s = dataclasses.asdict(cost.stamp)
         macro = ", ".join(f"{k} {value_text(v)}" for k, v in s["macro"].items())
@@ -327,9 +327,9 @@ def _stamps(result, stamps):
             source,
             s["created"] or "–",
         )
-        rows.append([_e(x) for x in cells])
+        rows.append([escape(x) for x in cells])
     head = ("cost", "device", "runtime", "batch", "dtype", "network frame", "source", "date")
-    return _table(head, rows) if rows else ""
+    return table(head, rows) if rows else ""
 
 
 def _failed(result, found):
@@ -338,8 +338,8 @@ def _failed(result, found):
     rows = []
     for reason, times in sorted(found.reasons.items(), key=lambda item: -item[1])[:30]:
         ids = [str(t.id) for t in result.trials if t.status == "failed" and (t.reason or NO_REASON) == reason]
-        rows.append([str(times), _e(reason), ", ".join(ids[:12]) + (", …" if len(ids) > 12 else "")])
-    return _table(("how many", "reason", "trials"), rows)
+        rows.append([str(times), escape(reason), ", ".join(ids[:12]) + (", …" if len(ids) > 12 else "")])
+    return table(("how many", "reason", "trials"), rows)
 
 
 def _next(result, config):
@@ -352,79 +352,4 @@ def _next(result, config):
         go_on = f"nas search … --out {shlex.quote(folder)} --resume"
         lines.append((go_on, "goes on with this search, given the same options and a larger budget"))
     lines.append(("nas search … --baseline random", "runs random search with the same budget beside it"))
-    return "<ul>" + "".join(f"<li><code>{_e(a)}</code> {_e(b)}</li>" for a, b in lines) + "</ul>"
-
-
-# ---- pieces --------------------------------------------------------------------------------------------------------
-def _e(text: Any) -> str:
-    return html.escape(str(text), quote=True)
-
-
-def _section(title, body):
-    return f"<section><h2>{title}</h2>{body}</section>" if body else ""
-
-
-def _table(head, rows):
-    top = f"<thead><tr>{''.join(f'<th>{_e(h)}</th>' for h in head)}</tr></thead>" if head else ""
-    body = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows)
-    return f"<div class=scroll><table>{top}<tbody>{body}</tbody></table></div>"
-
-
-def _json(title, value):
-    if not value:
-        return ""
-    shown = json.dumps(json.loads(to_json(value)), indent=2, ensure_ascii=False)
-    return f"<details><summary>{_e(title)}</summary><pre>{_e(shown)}</pre></details>"
-
-
-_DARK = {
-    "ink": "#e8eaed",
-    "muted": "#9aa4af",
-    "grid": "#30363d",
-    "surface": "#181c21",
-    "accent": "#6cb0ff",
-    "random": "#e3a04a",
-    "band": "#43351f",
-    "failed": "#ff7b72",
-    "point": "#8aa2bd",
-    "conv": "#1d3c66",
-    "pointwise": "#1f4557",
-    "depthwise": "#1c4a47",
-    "pool": "#244a24",
-    "head": "#3d2f63",
-    "join": "#2b323a",
-    "zeros": "#57292b",
-    "other": "#4d3d1c",
-    "port": "#22272e",
-}
-
-
-def _style():
-    variables = lambda colours: "".join(f"--{name}:{value};" for name, value in colours.items())  # noqa: E731
-    light, dark = variables(COLOURS) + "--page:#f4f6f8;", variables(_DARK) + "--page:#0f1317;"
-    return f":root{{color-scheme:light dark;{light}}}@media(prefers-color-scheme:dark){{:root{{{dark}}}}}{_CSS}"
-
-
-_CSS = """
-*{box-sizing:border-box}
-body{margin:0;background:var(--page);color:var(--ink);font:16px/1.5 system-ui,-apple-system,"Segoe UI",sans-serif}
-main{max-width:1080px;margin:0 auto;padding:32px 20px 64px}
-h1{font-size:30px;line-height:1.2;margin:0 0 8px}h2{font-size:19px;margin:0 0 12px}
-.lead{font-size:19px;margin:0 0 20px}.note{border-left:4px solid var(--random);padding-left:12px;margin:0 0 20px}
-section{background:var(--surface);border:1px solid var(--grid);border-radius:12px;padding:20px 24px;margin:0 0 20px}
-section p{color:var(--muted);font-size:14px;margin:10px 0 0;max-width:110ch}
-.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(150px,1fr));gap:12px;margin:0 0 20px}
-.tiles div{background:var(--surface);border:1px solid var(--grid);border-radius:12px;padding:12px 16px}
-.tiles dt{color:var(--muted);font-size:13px}.tiles dd{font-size:24px;font-weight:650;margin:0;line-height:1.3}
-small{color:var(--muted);font-size:12px}.tiles small{display:block;line-height:1.35}
-figure{margin:0 auto 6px}svg{display:block;width:100%;height:auto}
-.scroll{overflow-x:auto}table{border-collapse:collapse;font-size:14px;width:100%;font-variant-numeric:tabular-nums}
-th{text-align:left;color:var(--muted);font-weight:600;white-space:nowrap}
-.figure{white-space:nowrap}.narrow{width:auto;margin-top:8px}
-th,td{padding:6px 14px 6px 0;border-bottom:1px solid var(--grid);vertical-align:top}tr:last-child>*{border-bottom:0}
-code,pre{font:13px/1.5 ui-monospace,SFMono-Regular,Menlo,monospace}
-code{background:var(--page);border:1px solid var(--grid);border-radius:6px;padding:1px 6px}
-pre{background:var(--page);border-radius:8px;padding:14px;overflow-x:auto;max-height:480px}
-summary{cursor:pointer;font-weight:600}details+details{margin-top:10px}ul{margin:0;padding-left:20px}li{margin:6px 0}
-@media print{section,.tiles div{break-inside:avoid}}
-"""
+    return "<ul>" + "".join(f"<li><code>{escape(a)}</code> {escape(b)}</li>" for a, b in lines) + "</ul>"

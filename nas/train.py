@@ -173,11 +173,13 @@ class Program(NamedTuple):
         train: ``(state, choice, split, order int32[S, B], key, total) -> (state, mean loss)``: S steps of a training
             of `total` steps, on the images that `order` names. The given state's memory is reused.
         evaluate: ``(weights, stats, choice, split) -> {metric: float32}`` over a whole split.
+        compilations: ``() -> int``, how often `train` has been compiled or fetched from the cache in this process.
     """
 
     init: Callable[..., TrainState]
     train: Callable[..., tuple[TrainState, jax.Array]]
     evaluate: Callable[..., dict[str, jax.Array]]
+    compilations: Callable[[], int]
 
 
 def make_program(
@@ -246,7 +248,7 @@ def make_program(
 
         return jax.tree.map(lambda v: v.sum() / count, jax.lax.map(measure, places))
 
-    return Program(init, train, evaluate)
+    return Program(init, train, evaluate, train._cache_size)  # type: ignore[attr-defined]
 
 
 def _cast(tree, dtype):
@@ -262,7 +264,9 @@ def data_mesh(devices: int) -> Mesh | None:
     found = jax.devices()
     if not 1 <= devices <= len(found):
         raise BadInput(f"devices: {devices} asked for, {len(found)} found; ask for 1 to {len(found)}")
-    return None if devices == 1 else jax.make_mesh((devices,), ("data",), axis_types=(AxisType.Auto,), devices=found[:devices])
+    if devices == 1:
+        return None
+    return jax.make_mesh((devices,), ("data",), axis_types=(AxisType.Auto,), devices=found[:devices])
 
 
 __all__ = [

@@ -22,10 +22,12 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from nas.cost import Cost
+from nas.driver import Driver, Observer, open_driver, quiet
 from nas.errors import BadInput
-from nas.evaluate import CandidateFailed, Evaluation, Job
+from nas.evaluate import Evaluation, Job
 from nas.objective import Objective
-from nas.search import FAILURES, Driver, Observer, Result, open_driver, quiet
+from nas.result import Result
+from nas.search import FAILURES
 from nas.space import Macro, SearchSpace
 from nas.strategy import Strategy
 
@@ -186,7 +188,7 @@ def _run(driver, evaluation, observer, workers, cpus, gpus, callbacks):
 class _Worker(tune.Trainable):
     """One process; it prepares the evaluation once and then takes one candidate after the other."""
 
-    def setup(self, config, evaluation, gpus):
+    def setup(self, config, evaluation=None, gpus=0):
         self._evaluate = evaluation()
         self.reset_config(config)
 

@@ -9,7 +9,9 @@ import pytest
 
 from experiments import cli
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::ResourceWarning")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::ResourceWarning"
+)
 ARCH = "|nor_conv_3x3~0|+|nor_conv_3x3~0|nor_conv_3x3~1|+|skip_connect~0|nor_conv_3x3~1|nor_conv_3x3~2|"
 FAST = ["--executor", "local", "--set", "epochs=1", "--search-width", "4"]
 
@@ -51,7 +53,9 @@ def test_search_writes_the_run_folder(folder):
 
 
 def test_resume_of_a_finished_search_changes_nothing(nas, folder):
-    before = {p.name: p.read_bytes() for p in folder.iterdir() if p.name in ("journal.jsonl", "trials.csv", "search.json")}
+    before = {
+        p.name: p.read_bytes() for p in folder.iterdir() if p.name in ("journal.jsonl", "trials.csv", "search.json")
+    }
     code, _, _ = nas("search", "--trials", 5, "--objective", "pareto", "--out", folder, "--resume", *FAST)
     assert not code
     assert {name: (folder / name).read_bytes() for name in before} == before
@@ -123,7 +127,10 @@ BAD = {
     "setting of a wrong type": (["search", "--trials", "1", "--set", "population=many"], "number"),
     "setting out of range": (["search", "--trials", "1", "--set", "population=0"], "at least 1"),
     "limit without a unit": (["search", "--trials", "1", "--cost", "cpu=measure", "--limit", "cpu=20"], "no unit"),
-    "limit with another unit": (["search", "--trials", "1", "--cost", "cpu=measure", "--limit", "cpu=20mb"], "no unit of"),
+    "limit with another unit": (
+        ["search", "--trials", "1", "--cost", "cpu=measure", "--limit", "cpu=20mb"],
+        "no unit of",
+    ),
     "limit of an unknown cost": (["search", "--trials", "1", "--limit", "gpu=20ms"], "no such cost"),
     "mnasnet without target": (["search", "--trials", "1", "--objective", "mnasnet"], "--limit"),
     "cost without file": (["search", "--trials", "1", "--cost", "phone=nothing.json"], "no such file"),
@@ -139,7 +146,10 @@ BAD = {
     "no genotype file": (["import", "arch", "genotype", "nothing.txt"], "no such file"),
     "code as genotype": (["import", "arch", "genotype", "Genotype(__import__('os').system('true'))"], "genotype"),
     "half a string": (["import", "arch", "nb201", "|nor_conv_3x3~0|+|none~0"], "nodes"),
-    "unknown operation": (["import", "arch", "nb201", ARCH.replace("skip_connect", "skip")], "did you mean 'skip_connect'"),
+    "unknown operation": (
+        ["import", "arch", "nb201", ARCH.replace("skip_connect", "skip")],
+        "did you mean 'skip_connect'",
+    ),
 }
 
 
@@ -169,7 +179,16 @@ def test_describe_refuses_a_cost_of_another_frame(nas, folder, tmp_path):
     from nas.cost import Cost, Stamp
     from search_spaces import nasbench201
 
-    stamp = Stamp("latency", "ms", "a phone", "x", 1, "float32", {"width": 1, "depth": 1, "input": [1, 1, 1], "classes": 2}, "test")
+    stamp = Stamp(
+        "latency",
+        "ms",
+        "a phone",
+        "x",
+        1,
+        "float32",
+        {"width": 1, "depth": 1, "input": [1, 1, 1], "classes": 2},
+        "test",
+    )
     Cost(stamp, 1.0, (), None, nasbench201().fingerprint).save(tmp_path / "phone.json")
     code, _, err = nas("describe", folder / "best.json", "--cost", f"phone={tmp_path / 'phone.json'}")
     assert code == 2 and "the table is for width 1" in err

@@ -66,7 +66,9 @@ def own_space():
 
 def test_a_space_of_ones_own(tmp_path):
     space = own_space()
-    config.Architecture(space, space.encode({"kernel_0": 3, "kernel_1": 1}), space.macro, space.macro).save(tmp_path / "m")
+    config.Architecture(space, space.encode({"kernel_0": 3, "kernel_1": 1}), space.macro, space.macro).save(
+        tmp_path / "m"
+    )
     back = config.load(tmp_path / "m", {"mine": own_space})
     assert back.space.decode(back.row) == {"kernel_0": 3, "kernel_1": 1}
     with pytest.raises(BadInput, match="no space 'mine'"):
@@ -89,7 +91,7 @@ def change(path, **keys):
         ({"schema": "nas.architecture/2"}, "newer version"),
         ({"schema": "pickle"}, "no architecture config"),
         ({"schema": None}, "no architecture config"),
-        ({"choices__edge_0_1": "nor_conv_5x5"}, "options: \"none\""),
+        ({"choices__edge_0_1": "nor_conv_5x5"}, 'options: "none"'),
         ({"choices__edge_0_1": "none"}, "choices and encoding disagree"),
         ({"encoding": [0, 0, 0, 0, 0, 0]}, "choices and encoding disagree"),
         ({"encoding": "abc"}, "encoding"),

@@ -11,13 +11,16 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from rich.console import Console
 
 from nas.cost import Cost, Factor, Stamp, count_costs
-from nas.draw import draw_cell, draw_network, network_nodes, network_units, pareto_plot, search_curve
+from nas.diagram import network_nodes, network_units
+from nas.draw import draw_cell, draw_network
 from nas.evaluate import CandidateFailed, function
 from nas.objective import Limit, pareto
+from nas.plots import pareto_plot, search_curve
 from nas.report import render, write_report
 from nas.search import search
 from nas.space import Decision, Macro, SearchSpace
-from nas.summary import baselines, cost_text, expected_best, spearman, table
+from nas.summary import baselines, expected_best, spearman, table
+from nas.wording import cost_text
 from search_spaces.nasbench201 import from_string, nasbench201
 from strategies.random_search import random_search
 
@@ -284,6 +287,13 @@ def test_page_says_what_has_no_stamp_and_when_all_breaks_a_limit(breaking):
     shown = "".join(Checker(text).text)
     assert "every finished trial breaks a limit" in shown
     assert "no stamp was handed to the report" in shown
+
+
+def test_a_random_search_run_in_full_is_shown_as_such(result, nothing):
+    shown = "".join(Checker(page(result, baseline=result)).text)
+    assert "random search, run in full" in shown and "one seed" in shown
+    assert "random search, run in full" in "".join(Checker(page(result, baseline=nothing)).text)
+    assert "run in full" not in "".join(Checker(page(result)).text)
 
 
 def test_folder_appears_quoted_in_how_to_go_on(tmp_path):

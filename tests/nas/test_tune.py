@@ -19,7 +19,8 @@ from strategies import random_search, regularized_evolution
 
 SPACE = nasbench201()
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::ResourceWarning")
+IGNORED = ("DeprecationWarning", "FutureWarning", "ResourceWarning")  # of Ray itself
+pytestmark = pytest.mark.filterwarnings(*(f"ignore::{name}" for name in IGNORED))
 
 
 def score(choices):
@@ -168,6 +169,13 @@ def test_workers_that_do_not_fit(options, says):
 
 
 def test_no_cluster_at_the_address():
-    code = "from nas.tune import _connect\ntry:\n    _connect('127.0.0.1:1')\nexcept Exception as e:\n    print(type(e).__name__, e)"
+    code = """
+from nas.errors import BadInput
+from nas.tune import _connect
+try:
+    _connect("127.0.0.1:1")
+except BadInput as error:
+    print("BadInput", error)
+"""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.stdout.startswith("BadInput address: no Ray cluster at '127.0.0.1:1'"), done.stdout + done.stderr[-500:]

@@ -1,0 +1,93 @@
+"""What of the docs is made from the code: the config's JSON Schema, and the picture of the README from a run folder.
+
+``python -m experiments.make_docs`` writes the schema; ``--run runs/a`` makes the picture from that search as well.
+"""
+
+import argparse
+import io
+from pathlib import Path
+
+from PIL import Image
+
+from experiments.options import known_spaces, read_costs
+from nas import Macro, Result, config
+from nas.draw import draw_network
+from nas.driver import reopen
+from nas.files import read_json, to_json
+from nas.plots import pareto_plot, search_curve
+from search_spaces import SPACES
+
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+SCHEMA = DOCS / "architecture.schema.json"
+PICTURE = DOCS / "images" / "search.png"
+WIDTH, GAP = 1800, 40  # pixels, twice what a page shows
+COLOURS = 96  # enough for flat colours with smooth edges; keeps the file small
+
+
+def schema() -> str:
+    """The text of `architecture.schema.json`."""
+    return to_json(config.json_schema()) + "\n"
+
+
+def reopened(folder: Path) -> Result:
+    """The search in a run folder."""
+    told = read_json(folder / "search.json", "search description")
+    spaces = known_spaces(None, SPACES)
+    space = config.make_space(told["space"]["name"], told["space"]["arguments"], spaces).at(Macro(**told["macro"]))
+    costs = read_costs([f"{name}={folder / name}.json" for name in told["costs"]], space, None)
+    return reopen(folder, space, costs)
+
+
+def picture(result: Result) -> Image.Image:
+    """Search curve and accuracy against cost side by side, the found network below, on white."""
+    figures = search_curve(result), pareto_plot(result)
+    for figure, width in zip(figures, (7.4, 5.4), strict=True):
+        figure.set_size_inches(width, 4.1)
+    top = beside([drawn(figure) for figure in figures])
+    network = drawn(draw_network(result.space.layers(result.best.row)))
+    parts = [fitted(top, WIDTH - 2 * GAP), fitted(network, WIDTH - 2 * GAP)]
+    page = Image.new("RGB", (WIDTH, sum(p.height for p in parts) + 3 * GAP), "white")
+    at = GAP
+    for part in parts:
+        page.paste(part, ((WIDTH - part.width) // 2, at))
+        at += part.height + GAP
+    return page
+
+
+def drawn(figure) -> Image.Image:
+    """A figure as an image."""
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=200, facecolor="white")
+    return Image.open(file).convert("RGB")
+
+
+def beside(images: list[Image.Image]) -> Image.Image:
+    """Images in a row."""
+    row = Image.new("RGB", (sum(i.width for i in images), max(i.height for i in images)), "white")
+    for n, image in enumerate(images):
+        row.paste(image, (sum(i.width for i in images[:n]), 0))
+    return row
+
+
+def fitted(image: Image.Image, width: int) -> Image.Image:
+    """Scaled down to a width; what is narrower stays."""
+    scale = min(1.0, width / image.width)
+    return image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.LANCZOS)
+
+
+def main() -> None:
+    """Writes the schema, and the picture where a run is given."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run", type=Path, help="run folder of the picture")
+    run = parser.parse_args().run
+    SCHEMA.parent.mkdir(exist_ok=True)
+    SCHEMA.write_text(schema())
+    print(f"written: {SCHEMA.relative_to(DOCS.parent)}")
+    if run is not None:
+        PICTURE.parent.mkdir(exist_ok=True)
+        picture(reopened(run)).quantize(COLOURS).save(PICTURE, optimize=True)
+        print(f"written: {PICTURE.relative_to(DOCS.parent)}, {PICTURE.stat().st_size / 1000:.0f} kB")
+
+
+if __name__ == "__main__":
+    main()

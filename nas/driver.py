@@ -1,0 +1,325 @@
+"""The one place where strategy, journal and trials meet; executors only move jobs and reports."""
+
+import dataclasses
+import datetime
+import math
+import platform
+import time
+from collections.abc import Callable, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from nas.cost import Cost, cost_column, count_costs
+from nas.errors import BadInput
+from nas.evaluate import Job, keep_going
+from nas.files import read_json
+from nas.journal import RunFolder
+from nas.objective import Limit, Objective, check_costs, pareto_front
+from nas.result import Result, Trial
+from nas.space import Macro, SearchSpace
+from nas.strategy import Strategy
+
+
+class Driver:
+    """The one place where strategy, journal and trials meet; both executors only move jobs and reports.
+
+    Every change is in the journal, on disk, before the strategy is told or a candidate handed out. A driver opened on
+    an old journal replays it through the strategy and goes on where it ended; candidates that were handed out and not
+    reported are handed out again, under their old id.
+    """
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        strategy: Strategy | None,
+        *,
+        objective: Objective,
+        costs: Mapping[str, Cost],
+        folder: RunFolder,
+        seed: int,
+        trials: int | None,
+        seconds: float | None,
+        eta: int | None = None,
+        macro: Macro | None = None,
+    ):
+        self.space, self.objective, self.folder, self.seed = space, objective, folder, seed
+        self.costs = {**count_costs(space, macro), **costs}
+        self.columns = {name: cost_column(name, cost) for name, cost in self.costs.items()}
+        self.limit, self.eta = trials, eta
+        self.deadline = None if seconds is None else time.monotonic() + seconds
+        self.stopping = False
+        self.trials: list[Trial] = []
+        self._again: list[Trial] = []
+        self._rungs: dict[int, list[float]] = {}
+        self._strategy = strategy
+        if strategy is not None:
+            self._ask = jax.jit(strategy.ask, static_argnums=1) if strategy.pure else strategy.ask
+            self._tell = jax.jit(strategy.tell) if strategy.pure else strategy.tell
+            self.state = strategy.init(jax.random.key(seed))
+            if strategy.pure:
+                self._check_shapes(strategy)
+        self._replay()
+
+    # ---- what executors call -------------------------------------------------------------------------------------
+    def next(self) -> Job | None:
+        """The next job; None means wait for results, or nothing is left (`over`)."""
+        if self._again:
+            return self._job(self._again.pop(0))
+        if self.exhausted:
+            return None
+        asked, state = self._ask(self.state, 1)
+        if int(asked.id[0]) < 0:
+            return None
+        trial = Trial(int(asked.id[0]), np.asarray(asked.row[0]), int(asked.epochs[0]), bool(asked.random[0]))
+        if trial.id != len(self.trials):
+            raise BadInput(f"strategy: it asked for id {trial.id} where {len(self.trials)} is next; ids count from 0")
+        if not bool(self.space.valid(trial.row[None])[0]):
+            raise BadInput(f"strategy: row {trial.row.tolist()} is not allowed in space '{self.space.name}'")
+        self.folder.append(
+            {"event": "asked", "id": trial.id, "row": trial.row, "epochs": trial.epochs, "random": trial.random}
+        )
+        self.state = state
+        self.trials.append(trial)
+        return self._job(trial)
+
+    def rung(self, id: int, metrics: Mapping[str, float]) -> bool:
+        """A report before the end; whether to go on with the candidate."""
+        trial = self.trials[id]
+        score = float(self.objective(self._with_costs(trial, metrics))[0][0])
+        epochs = int(metrics["epochs"])
+        goes_on = self.eta is None or keep_going(self._rungs.get(epochs, []), score, self.eta)
+        self.folder.append({"event": "rung", "id": id, "epochs": epochs, "score": score, "goes_on": goes_on})
+        self._apply_rung(trial, epochs, score)
+        return goes_on
+
+    def finish(self, id: int, metrics: Mapping[str, float], *, stopped: bool = False) -> Trial:
+        """The candidate's last metrics."""
+        trial = self.trials[id]
+        found = self._with_costs(trial, metrics)
+        scores, violation = self.objective(found)
+        if not np.isfinite(scores).all():
+            missing = [n for n, v in found.items() if not math.isfinite(v)] or [self.objective.metric]
+            return self.fail(id, f"no finite value of {', '.join(missing)}", seconds=found.get("seconds", 0.0))
+        status = "stopped" if stopped else "finished"
+        event = {"event": status, "id": id, "metrics": found, "scores": scores, "violation": violation}
+        self.folder.append(event)
+        return self._apply_result(trial, event)
+
+    def fail(self, id: int, reason: str, *, seconds: float = 0.0) -> Trial:
+        """The candidate could not be evaluated; the search goes on."""
+        event = {"event": "failed", "id": id, "reason": " ".join(reason.split())[:500], "seconds": seconds}
+        self.folder.append(event)
+        return self._apply_result(self.trials[id], event)
+
+    @property
+    def exhausted(self) -> bool:
+        """No new candidate will be asked for."""
+        out_of_time = self.deadline is not None and time.monotonic() >= self.deadline
+        enough = self.limit is not None and len(self.trials) >= self.limit
+        done = self._strategy is not None and bool(self._strategy.done(self.state))
+        return self.stopping or out_of_time or enough or done
+
+    @property
+    def over(self) -> bool:
+        """Nothing is left to ask, and nothing is under way."""
+        return not self._again and self.exhausted and all(t.status != "pending" for t in self.trials)
+
+    # ---- inside --------------------------------------------------------------------------------------------------
+    def _job(self, trial):
+        return Job(trial.id, trial.row, trial.epochs, self.seed)
+
+    def _with_costs(self, trial, metrics):
+        found = {name: float(value) for name, value in metrics.items()}
+        for name, cost in self.costs.items():
+            found[self.columns[name]] = found[name] = float(cost(trial.row[None])[0])
+        return found
+
+    def _apply_rung(self, trial, epochs, score):
+        self._rungs.setdefault(epochs, []).append(score)
+        trial.rungs[epochs] = score
+
+    def _apply_result(self, trial, event):
+        nan = np.full(len(self.objective.axes), np.nan, np.float32)
+        trial.status = event["event"]
+        trial.scores = np.asarray(event.get("scores", nan), np.float32)
+        trial.violation = np.asarray(event.get("violation", np.zeros(len(self.objective.limits))), np.float32)
+        trial.metrics = {
+            n: v for n, v in event.get("metrics", {}).items() if n not in self.costs or n == self.columns[n]
+        }
+        trial.reason = event.get("reason", "")
+        trial.seconds = float(trial.metrics.get("seconds", event.get("seconds", 0.0)))
+        if self._strategy is not None:
+            self.state = self._tell(self.state, np.asarray([trial.id]), trial.scores[None], trial.violation[None])
+        return trial
+
+    def _check_shapes(self, strategy):
+        m, c = len(self.objective.axes), len(self.objective.limits)
+        told = (np.zeros(1, np.int32), np.zeros((1, m), np.float32), np.zeros((1, c), np.float32))
+        try:
+            jax.eval_shape(strategy.tell, self.state, *told)
+        except (TypeError, ValueError):
+            raise BadInput(
+                f"strategy: {strategy.name} was made for another objective; this one gives {m} score(s) and {c} "
+                f"violation(s): make it with objectives={m}, constraints={c}"
+            ) from None
+
+    def _replay(self):
+        for event in self.folder.events:
+            kind, id = event["event"], event.get("id", -1)
+            if kind != "asked" and not 0 <= id < len(self.trials):
+                raise BadInput(f"out: the journal reports on id {id}, which was never asked; it was edited or damaged")
+            if kind == "asked":
+                self._check_asked(event)
+                self.trials.append(Trial(id, np.asarray(event["row"], np.int32), event["epochs"], event["random"]))
+            elif kind == "rung":
+                self._apply_rung(
+                    self.trials[id], event["epochs"], math.nan if event["score"] is None else event["score"]
+                )
+            elif kind in ("finished", "stopped", "failed"):
+                self._apply_result(self.trials[id], event)
+        self._again = [t for t in self.trials if t.status == "pending"]
+        for trial in self._again:  # a candidate that starts again passes its rungs again
+            for epochs, score in trial.rungs.items():
+                self._rungs[epochs].remove(score)
+            trial.rungs = {}
+
+    def _span(self):
+        times = [e["at"] for e in self.folder.events if "at" in e]
+        return max(times) - min(times) if times else 0.0
+
+    def _check_asked(self, event):
+        if self._strategy is None:
+            return
+        asked, self.state = self._ask(self.state, 1)
+        if int(asked.id[0]) != event["id"] or np.asarray(asked.row[0]).tolist() != event["row"]:
+            raise BadInput(
+                f"out: trial {event['id']} of the journal is not what this strategy asks for; "
+                "it was written with other versions, or edited"
+            )
+
+    def result(self, started: float | None = None) -> Result:
+        """The search so far; without `started` its wall time is that between the first and the last event."""
+        done = [t for t in self.trials if t.status == "finished"]
+        scores = np.stack([t.scores for t in done]) if done else np.zeros((0, 1), np.float32)
+        violation = np.stack([t.violation for t in done]) if done else np.zeros((0, 0), np.float32)
+        front = [t for t, on in zip(done, pareto_front(scores, violation), strict=True) if on]
+        front.sort(key=lambda t: (-t.scores[0], t.id))
+        return Result(
+            space=self.space,
+            objective=self.objective,
+            trials=tuple(self.trials),
+            best=front[0] if front else None,
+            pareto=tuple(front),
+            seconds=time.monotonic() - started if started is not None else self._span(),
+            device_seconds=sum(t.seconds for t in self.trials),
+            complete=self.over and not self.stopping,
+            description=self.folder.description,
+            costs=self.costs,
+            out=self.folder.path,
+        )
+
+
+Observer = Callable[[str, Driver, Trial | None], None]
+
+
+def quiet(event: str, driver: Driver, trial: Trial | None) -> None:
+    """An observer that shows nothing."""
+
+
+def open_driver(
+    space, strategy, evaluation, objective, costs, trials, seconds, seed, eta, macro, out, resume, *, executor: str
+) -> Driver:
+    """Checks the arguments of a search and opens its folder."""
+    objective = objective or Objective()
+    if macro is None:
+        macro = evaluation.frame() if hasattr(evaluation, "frame") else space.macro
+    if trials is None and seconds is None:
+        raise BadInput("budget: say how much to search: trials=N and/or seconds=S (--trials 24, --time 2h)")
+    if trials is not None and (isinstance(trials, bool) or not isinstance(trials, int) or trials < 1):
+        raise BadInput(f"trials is {trials!r}; it must be a whole number of at least 1")
+    if seconds is not None and not seconds > 0:
+        raise BadInput(f"time is {seconds!r}; it must be above zero")
+    check_costs(objective, [*count_costs(space, macro), *(costs or {})])
+    if eta is not None and eta < 2:
+        raise BadInput(f"eta is {eta}; it must be at least 2")
+    described = {
+        "schema": "nas.search/1",
+        "space": describe_space(space),
+        "strategy": {"name": strategy.name, "arguments": dict(strategy.arguments)},
+        "evaluation": evaluation.describe() if hasattr(evaluation, "describe") else {"kind": "function"},
+        "objective": dataclasses.asdict(objective),
+        "costs": {n: dataclasses.asdict(c.stamp) for n, c in (costs or {}).items()},
+        "macro": dataclasses.asdict(macro),
+        "seed": seed,
+        "eta": eta,
+        "budget": {"trials": trials, "seconds": seconds},
+        "executor": executor,
+        "versions": versions(),
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+    folder = RunFolder(out, described, resume=resume)
+    try:
+        return Driver(
+            space,
+            strategy,
+            objective=objective,
+            costs=costs or {},
+            folder=folder,
+            seed=seed,
+            trials=trials,
+            seconds=seconds,
+            eta=eta,
+            macro=macro,
+        )
+    except BaseException:
+        folder.close()
+        raise
+
+
+def reopen(folder: Any, space: SearchSpace, costs: Mapping[str, Cost]) -> Result:
+    """The result of a run folder, finished or not, without going on with it.
+
+    Raises:
+        BadInput: no run folder, or a damaged one.
+    """
+    described = read_json(Path(folder) / "search.json", "search description")
+    try:
+        given = dict(described["objective"])
+        given["limits"] = tuple(Limit(**x) for x in given["limits"])
+        objective = Objective(**{**given, "costs": tuple(given["costs"])})
+        macro, budget, seed = Macro(**described["macro"]), described["budget"], described["seed"]
+    except (KeyError, TypeError) as error:
+        raise BadInput(f"{folder}/search.json: not a search description (nas.search/1): {error}") from None
+    driver = Driver(
+        space,
+        None,
+        objective=objective,
+        costs=costs,
+        folder=RunFolder.reader(folder),
+        seed=seed,
+        trials=budget["trials"],
+        seconds=None,
+        macro=macro,
+    )
+    driver.stopping = budget["trials"] is None or len(driver.trials) < budget["trials"]
+    return driver.result()
+
+
+def describe_space(space: SearchSpace) -> dict[str, Any]:
+    """Name, arguments and fingerprint."""
+    return {"name": space.name, "arguments": dict(space.arguments), "fingerprint": space.fingerprint}
+
+
+def versions() -> dict[str, str]:
+    """Python and the packages that numbers depend on."""
+    found = {"python": platform.python_version()}
+    for package in ("jax", "jaxlib", "flax", "optax", "numpy", "ray"):
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = "absent"
+    return found

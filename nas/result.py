@@ -1,0 +1,92 @@
+"""What a search gives back, the same from every executor."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from nas.cost import Cost
+from nas.objective import Objective
+from nas.space import SearchSpace
+
+
+@dataclass
+class Trial:
+    """One candidate and what became of it.
+
+    Attributes:
+        id: in the order of asking.
+        row: int32[L].
+        epochs: asked for; 0 is what the recipe says.
+        random: drawn without using any result.
+        status: pending, finished, stopped (at a rung) or failed.
+        metrics: of the last report, costs included under their column names.
+        scores: float32[M], NaN when failed.
+        violation: float32[C].
+        reason: why it failed.
+        seconds: of the worker.
+        rungs: epochs -> score at that rung.
+    """
+
+    id: int
+    row: np.ndarray
+    epochs: int = 0
+    random: bool = False
+    status: str = "pending"
+    metrics: dict[str, float] = field(default_factory=dict)
+    scores: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
+    violation: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
+    reason: str = ""
+    seconds: float = 0.0
+    rungs: dict[int, float] = field(default_factory=dict)
+
+    @property
+    def feasible(self) -> bool:
+        """Finished within every limit."""
+        return self.status == "finished" and bool(np.isfinite(self.scores).all()) and float(self.violation.sum()) <= 0
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a search gives back; the same from this process and from Ray Tune.
+
+    Attributes:
+        space: searched.
+        objective: maximised.
+        trials: all of them, by id.
+        best: the best finished trial within the limits (the most accurate one of a Pareto search), or None.
+        pareto: trials that no other dominates, most accurate first.
+        seconds: wall time of this call.
+        device_seconds: time that workers spent on candidates, all calls together.
+        complete: whether the whole budget was used.
+        description: what `search.json` holds.
+        costs: name -> cost, all that the search computed.
+        out: the run folder, or None.
+    """
+
+    space: SearchSpace
+    objective: Objective
+    trials: tuple[Trial, ...]
+    best: Trial | None
+    pareto: tuple[Trial, ...]
+    seconds: float
+    device_seconds: float
+    complete: bool
+    description: Mapping[str, Any]
+    costs: Mapping[str, Cost]
+    out: Any = None
+
+
+def trial_rows(result: Result) -> list[dict[str, Any]]:
+    """Rows of ``trials.csv``: finished, stopped and failed trials by id."""
+    return [
+        {"id": t.id, "status": t.status, "random": t.random}
+        | result.space.decode(t.row)
+        | t.metrics
+        | {f"score_{axis}": float(v) for axis, v in zip(result.objective.axes, t.scores, strict=True)}
+        | {f"over_{x.cost}": float(v) for x, v in zip(result.objective.limits, t.violation, strict=True)}
+        | {"seconds": t.seconds, "reason": t.reason}
+        for t in result.trials
+        if t.status != "pending"
+    ]
