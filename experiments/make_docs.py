@@ -7,6 +7,7 @@ import argparse
 import io
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 from experiments.options import known_spaces, read_costs
@@ -15,13 +16,14 @@ from nas.draw import draw_network
 from nas.driver import reopen
 from nas.files import read_json, to_json
 from nas.plots import pareto_plot, search_curve
+from nas.summary import finished
 from search_spaces import SPACES
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 SCHEMA = DOCS / "architecture.schema.json"
 PICTURE = DOCS / "images" / "search.png"
 WIDTH, GAP = 1800, 40  # pixels, twice what a page shows
-COLOURS = 96  # enough for flat colours with smooth edges; keeps the file small
+COLOURS = 255  # enough for flat colours with smooth edges; keeps the file small
 
 
 def schema() -> str:
@@ -40,9 +42,11 @@ def reopened(folder: Path) -> Result:
 
 def picture(result: Result) -> Image.Image:
     """Search curve and accuracy against cost side by side, the found network below, on white."""
+    scores = np.sort([t.scores[0] for t in finished(result)])
     figures = search_curve(result), pareto_plot(result)
     for figure, width in zip(figures, (7.4, 5.4), strict=True):
         figure.set_size_inches(width, 4.1)
+        zoomed(figure.axes[0], scores)
     top = beside([drawn(figure) for figure in figures])
     network = drawn(draw_network(result.space.layers(result.best.row)))
     parts = [fitted(top, WIDTH - 2 * GAP), fitted(network, WIDTH - 2 * GAP)]
@@ -52,6 +56,15 @@ def picture(result: Result) -> Image.Image:
         page.paste(part, ((WIDTH - part.width) // 2, at))
         at += part.height + GAP
     return page
+
+
+def zoomed(axes, scores: np.ndarray) -> None:
+    """Cuts off the lowest hundredth of the scores, where one failure would flatten all others, and says so."""
+    lowest = scores[len(scores) // 100]
+    room = 0.05 * (scores[-1] - lowest)
+    axes.set_ylim(lowest - room, scores[-1] + 2 * room)
+    if below := int((scores < lowest).sum()):
+        axes.text(0.99, 0.02, f"{below} of {len(scores)} below", transform=axes.transAxes, ha="right", fontsize=9)
 
 
 def drawn(figure) -> Image.Image:
@@ -85,7 +98,7 @@ def main() -> None:
     print(f"written: {SCHEMA.relative_to(DOCS.parent)}")
     if run is not None:
         PICTURE.parent.mkdir(exist_ok=True)
-        picture(reopened(run)).quantize(COLOURS).save(PICTURE, optimize=True)
+        picture(reopened(run)).quantize(COLOURS, dither=Image.Dither.NONE).save(PICTURE, optimize=True)
         print(f"written: {PICTURE.relative_to(DOCS.parent)}, {PICTURE.stat().st_size / 1000:.0f} kB")
 
 

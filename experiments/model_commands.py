@@ -8,6 +8,7 @@ from experiments.cli import show
 from experiments.options import (
     RECIPE_SETTINGS,
     defaults_for,
+    frame,
     known_spaces,
     parse_sets,
     read_costs,
@@ -94,13 +95,7 @@ def evaluate(folder, data_name, split, as_json):
 def describe(path, costs, width, depth, own, as_json):
     """`nas describe`."""
     architecture = _load(path, own, width, depth)
-    measured = read_costs(costs, architecture.space, None)
-    for name, cost in measured.items():
-        if dict(cost.stamp.macro) != configs.macro_to_json(architecture.macro):
-            raise BadInput(
-                f"--cost {name}: the table is for {_frame(cost.stamp.macro)}, the architecture is deployed at "
-                f"{_frame(configs.macro_to_json(architecture.macro))}; measure one for that"
-            )
+    measured = read_costs(costs, architecture.space.at(architecture.macro), None)
     prices = configs.price({**count_costs(architecture.space, architecture.macro), **measured}, architecture.row)
     by_name = {p["name"]: p for p in prices}
     found = {
@@ -116,7 +111,7 @@ def describe(path, costs, width, depth, own, as_json):
     }
     if as_json:
         return show(found)
-    print(f"{found['space']} at {_frame(found['macro'])}, {found['layers']} layers")
+    print(f"{found['space']} at {frame(found['macro'])}, {found['layers']} layers")
     for name, value in found["choices"].items():
         print(f"  {name}: {value}")
     print(f"params {found['params']:,}   macs {found['macs']:,}   memory {found['memory_bytes']:,} bytes")
@@ -125,11 +120,6 @@ def describe(path, costs, width, depth, own, as_json):
         error = "" if stamp["error"] is None else f", held-out error {stamp['error']:.1%}"
         where = f"{stamp['device']} ({stamp['runtime']}, batch {stamp['batch']}{error})"
         print(f"{price['name']} {price['value']:.4g} {stamp['unit']} on {where}")
-
-
-def _frame(macro):
-    size = "x".join(map(str, macro["input"]))
-    return f"width {macro['width']}, depth {macro['depth']}, input {size}, {macro['classes']} classes"
 
 
 def import_arch(form, source, width, depth, classes, input_text, out):

@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from nas.config import macro_to_json
 from nas.cost import Cost, load_cost
 from nas.errors import BadInput, suggest
 from nas.objective import Limit, Objective, accuracy, mnasnet, pareto, parse_quantity
@@ -143,7 +144,21 @@ def read_costs(items: list[str], space: SearchSpace, measure: Callable[[str], Co
             if not Path(value).exists():
                 raise BadInput(f"--cost {name}={value}: no such file; give a table (.json) or the word 'measure'")
             costs[name] = load_cost(value, space)
+            _check_frame(costs[name], space.macro, f"--cost {name}={value}")
     return costs
+
+
+def _check_frame(cost, macro, where):
+    if dict(cost.stamp.macro) != macro_to_json(macro):
+        raise BadInput(
+            f"{where}: it is for {frame(cost.stamp.macro)}, not {frame(macro_to_json(macro))}; measure one for that"
+        )
+
+
+def frame(macro: Mapping[str, Any]) -> str:
+    """A macro in words."""
+    size = "x".join(map(str, macro["input"]))
+    return f"width {macro['width']}, depth {macro['depth']}, input {size}, {macro['classes']} classes"
 
 
 def read_limits(items: list[str], quantities: Mapping[str, str]) -> tuple[Limit, ...]:

@@ -96,7 +96,10 @@ def main(o: Options) -> None:
     )
     space = space.at(macro)
 
+    # all that can be wrong is said before anything is measured or written
+    given = read_costs([c for c in o.cost if not c.endswith("=measure")], space, None)
     quantities = {name: name for name in COUNTED} | {name: "latency" for name, _ in parse_named(o.cost, "--cost")}
+    quantities |= {name: cost.stamp.quantity for name, cost in given.items()}
     make_objective(o.objective, [n for n, _ in parse_named(o.cost, "--cost")], read_limits(o.limit, quantities))
     evaluation = Scratch(
         space,
@@ -109,7 +112,8 @@ def main(o: Options) -> None:
     out = o.out or _fresh()
     RunFolder.check(out, resume=o.resume)
     costs = read_costs(o.cost, space, lambda name: _measure(space, macro, out, name))
-    quantities |= {name: cost.stamp.quantity for name, cost in costs.items()}
+    for name, cost in costs.items():
+        _keep(cost, out / f"{name}.json")
     objective = make_objective(o.objective, list(costs), read_limits(o.limit, quantities))
     shape = {"objectives": len(objective.axes), "constraints": len(objective.limits)}
     common = dict(
@@ -207,6 +211,13 @@ def _measure(space, macro, out, name):
     cost.save(path)
     path.with_suffix(".partial.json").unlink(missing_ok=True)
     return cost
+
+
+def _keep(cost, path):
+    """The tables a search used stay with it, whatever becomes of the files they came from."""
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        cost.save(path)
 
 
 def write_outputs(result, recipe, baseline=None) -> None:

@@ -191,7 +191,7 @@ def test_describe_refuses_a_cost_of_another_frame(nas, folder, tmp_path):
     )
     Cost(stamp, 1.0, (), None, nasbench201().fingerprint).save(tmp_path / "phone.json")
     code, _, err = nas("describe", folder / "best.json", "--cost", f"phone={tmp_path / 'phone.json'}")
-    assert code == 2 and "the table is for width 1" in err
+    assert code == 2 and "it is for width 1" in err
 
 
 def test_every_verb_is_in_the_docs():
