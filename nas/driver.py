@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from nas.cost import Cost, cost_column, count_costs
@@ -153,7 +154,8 @@ class Driver:
         trial.reason = event.get("reason", "")
         trial.seconds = float(trial.metrics.get("seconds", event.get("seconds", 0.0)))
         if self._strategy is not None:
-            self.state = self._tell(self.state, np.asarray([trial.id]), trial.scores[None], trial.violation[None])
+            told = jnp.asarray([trial.id]), jnp.asarray(trial.scores[None]), jnp.asarray(trial.violation[None])
+            self.state = self._tell(self.state, *told)
         return trial
 
     def _check_shapes(self, strategy):

@@ -62,7 +62,8 @@ def choice_supernet(space: "SearchSpace", macro: "Macro") -> Supernet:
 
     def extract(weights, stats, row):
         layers = space.layers(row, macro)
-        own_weights, own_stats = {}, {}
+        own_weights: dict = {}
+        own_stats: dict = {}
         for layer in layers:
             if trains(layer):
                 cut = {n: _cut(layers, layer, n, a, collected) for n, a in weights.get(layer.name, {}).items()}

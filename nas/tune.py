@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import shutil
 import socket
 import tempfile
 import time
@@ -159,9 +160,11 @@ def _workers(asked, cpus, gpus):
 def _run(driver, evaluation, observer, workers, cpus, gpus, callbacks):
     # Ray's own records are of no use once it ends; on a cluster they must lie where every node can write
     root = None if driver.folder.path is None else driver.folder.path.resolve()
+    for left in root.glob(".ray-*") if root else ():  # by a search that was killed
+        shutil.rmtree(left, ignore_errors=True)
     with tempfile.TemporaryDirectory(prefix=".ray-", dir=root, ignore_cleanup_errors=True) as storage:
         trainable = tune.with_resources(
-            tune.with_parameters(_Worker, evaluation=evaluation, gpus=gpus), {"cpu": cpus, "gpu": gpus}
+            tune.with_parameters(_Worker, evaluation=evaluation, cpus=cpus, gpus=gpus), {"cpu": cpus, "gpu": gpus}
         )
         tuner = tune.Tuner(
             trainable,
@@ -188,7 +191,11 @@ def _run(driver, evaluation, observer, workers, cpus, gpus, callbacks):
 class _Worker(tune.Trainable):
     """One process; it prepares the evaluation once and then takes one candidate after the other."""
 
-    def setup(self, config, evaluation=None, gpus=0):
+    def setup(self, config, evaluation=None, cpus=1, gpus=0):
+        # XLA reads these when it starts, with the first array, not when it is imported
+        os.environ["NPROC"] = str(max(1, int(cpus)))
+        if 0 < gpus < 1:
+            os.environ["XLA_PYTHON_CLIENT_MEM_FRACTION"] = f"{0.9 * gpus:.3f}"
         self._evaluate = evaluation()
         self.reset_config(config)
 

@@ -103,7 +103,8 @@ def cell_space(
         raise BadInput(f"{name}: nodes is {nodes!r}; it must be a whole number from 1 to 12")
     unknown = [op for op in operations if op not in OPERATIONS]
     if unknown or not operations:
-        raise BadInput(f"{name}: no operation '{unknown[0] if unknown else ''}'; {suggest(*unknown[:1], OPERATIONS)}")
+        first = unknown[0] if unknown else ""
+        raise BadInput(f"{name}: no operation '{first}'; {suggest(first, OPERATIONS)}")
     decisions = tuple(
         Decision(f"{edge}_{what}", tuple(range(node)) if what == "input" else tuple(operations))
         for cell in CELLS
@@ -130,7 +131,7 @@ def edges_of(cell: str, node: int) -> tuple[str, ...]:
 
 def keeps_loose_ends(space: SearchSpace) -> bool:
     """Whether a cell's output leaves out the nodes that other nodes read."""
-    return space.network.keywords["concat"] == "loose"
+    return isinstance(space.network, functools.partial) and space.network.keywords["concat"] == "loose"
 
 
 # ---- the network -------------------------------------------------------------------------------------------------

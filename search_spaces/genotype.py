@@ -1,7 +1,6 @@
 """DARTS's genotypes: read and written as text, and as rows of the cell spaces. Never evaluated as code."""
 
 import ast
-from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -46,7 +45,9 @@ def parse(text: str) -> Genotype:
     given = {keyword.arg: keyword.value for keyword in call.keywords}
     if call.args or len(call.keywords) != len(given) or set(given) != set(Genotype._fields):
         raise BadInput(f"genotype: needs {', '.join(Genotype._fields)}, each once and by name; it looks like {FORM}")
-    return Genotype(*(_numbers(given[n], n) if n.endswith("concat") else _pairs(given[n], n) for n in Genotype._fields))
+    cells = {n: _pairs(given[n], n) for n in ("normal", "reduce")}
+    concats = {n: _numbers(given[n], n) for n in ("normal_concat", "reduce_concat")}
+    return Genotype(cells["normal"], concats["normal_concat"], cells["reduce"], concats["reduce_concat"])
 
 
 def _items(node: ast.expr, name: str) -> list[ast.expr]:
@@ -88,7 +89,7 @@ def to_row(genotype: Genotype, space: SearchSpace) -> np.ndarray:
     Raises:
         BadInput: an operation or a number of nodes that the space does not have, or other nodes at the output.
     """
-    choices = {}
+    choices: dict[str, str | int] = {}
     for cell, pairs in zip(CELLS, (genotype.normal, genotype.reduce), strict=True):
         numbers = _node_numbers(space, cell)
         if len(pairs) != 2 * len(numbers):
@@ -108,7 +109,7 @@ def to_row(genotype: Genotype, space: SearchSpace) -> np.ndarray:
 def from_row(row, space: SearchSpace) -> Genotype:
     """The genotype of a row of a cell space."""
     choices = space.decode(row)
-    parts = []
+    parts: list[tuple] = []
     for cell in CELLS:
         numbers = _node_numbers(space, cell)
         edges = [edge for n in numbers for edge in edges_of(cell, n)]
@@ -124,7 +125,7 @@ def space_of(genotype: Genotype) -> SearchSpace:
     Raises:
         BadInput: none holds it; the message says why for each.
     """
-    reasons: Mapping[str, str] = {}
+    reasons: dict[str, str] = {}
     for factory in (darts, amoebanet, nasnet):
         try:
             space = factory(nodes=len(genotype.normal) // 2)

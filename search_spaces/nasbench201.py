@@ -147,7 +147,7 @@ def structure(row, *, zeros: str = "vanish") -> str:
             topologies". ``opaque`` takes ``none`` for an operation like any other: 12,751. (Which nested sums these two
             tell apart hangs on the sorting of the names, so the names are AutoDL-Projects' too.)
     """
-    nodes = [("0",)]  # a node is the sorted terms of its sum
+    nodes: list[tuple[str, ...]] = [("0",)]  # a node is the sorted terms of its sum
     for target in (1, 2, 3):
         terms: list[str] = []
         for (a, b), index in zip(EDGES, row, strict=True):
