@@ -7,7 +7,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,8 @@ def parse_sets(items: list[str]) -> dict[str, Any]:
 
 def accepted(factory: Callable) -> list[str]:
     """Settings a factory takes: its keyword parameters that are plain values."""
-    skip = ("space", "objectives", "constraints")
+    # the size has options of its own: --width, --depth, --search-width, --search-depth
+    skip = ("space", "objectives", "constraints", "width", "depth")
     return [p.name for p in inspect.signature(factory).parameters.values() if p.name not in skip]
 
 
@@ -200,6 +201,21 @@ class Sizes:
     depth: int
     train: Recipe
     data_options: Mapping[str, Any]
+
+
+# cells of the whole network while searching and deployed, where depth does not count the cells of a stage
+DEPTHS = {"darts": (3, 8), "nasnet": (3, 8), "amoebanet": (3, 8)}
+
+
+def sized_for(space: SearchSpace, sizes: "Sizes") -> "Sizes":
+    """The sizes for this space: those of the data for ours, and the space's own macro for a person's own."""
+    if space.name in ("nasbench201", "nats_size"):
+        return replace(sizes, depth=1 if space.name == "nats_size" else sizes.depth)
+    if space.name in DEPTHS:
+        searched, deployed = DEPTHS[space.name]
+        return replace(sizes, search_depth=searched, depth=deployed)
+    width, depth = space.macro.width, space.macro.depth
+    return replace(sizes, search_width=width, search_depth=depth, width=width, depth=depth)
 
 
 def defaults_for(input_shape: tuple[int, int, int]) -> Sizes:

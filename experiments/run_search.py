@@ -20,6 +20,7 @@ from experiments.options import (
     parse_time,
     read_costs,
     read_limits,
+    sized_for,
     space_factory,
     split_sets,
 )
@@ -85,7 +86,7 @@ def main(o: Options) -> None:
     }
     sets = split_sets(parse_sets(o.set), takers)
     space = call(f"space {o.space}", factory, **sets["space"])
-    sizes = defaults_for(load(o.data).input_shape)
+    sizes = sized_for(space, defaults_for(load(o.data).input_shape))
     data_options = dict(sizes.data_options)
     if o.data_limit is not None:
         data_options["limit"] = o.data_limit
@@ -137,10 +138,7 @@ def main(o: Options) -> None:
         cluster = dict(address=o.address, workers=o.workers, cpus=o.cpus, gpus=o.gpus)
         return tune.search(space, strategy, evaluation, out=folder, observer=observer, **cluster, **common)
 
-    if "population" in takers["strategy"] and "population" not in sets["strategy"] and o.trials is not None:
-        # the factory's default suits hundreds of trials; a short search has to begin to learn before it ends
-        sets["strategy"]["population"] = min(25, max(4, o.trials // 3))
-        sets["strategy"].setdefault("tournament", max(2, sets["strategy"]["population"] // 4))
+    sets["strategy"] = _population(o, out, takers["strategy"]) | sets["strategy"]
     result = run(o.strategy, sets["strategy"], out)
     recipe = sizes.train
     extra: dict[str, Any] = {}
@@ -150,6 +148,17 @@ def main(o: Options) -> None:
         extra["baseline"] = run("random_search", {}, out / "baseline")
     write_outputs(result, recipe, **extra)
     _tell(result, out, o)
+
+
+def _population(o, out, takes):
+    """The factory's default suits hundreds of trials; a short search has to begin to learn before it ends."""
+    if "population" not in takes or o.trials is None:
+        return {}
+    if o.resume and (out / "search.json").exists():  # its budget may have grown since
+        held = read_json(out / "search.json", "search description").get("strategy", {}).get("arguments", {})
+        return {name: held[name] for name in ("population", "tournament") if name in held}
+    population = min(25, max(4, o.trials // 3))
+    return {"population": population, "tournament": max(2, population // 4)}
 
 
 def _strategy(name, space, arguments, shape):

@@ -10,7 +10,7 @@ from nas.cost import Cost, load_cost
 from nas.data import Data
 from nas.data import load as load_data
 from nas.errors import BadInput
-from nas.evaluate import CandidateFailed, Job, Scratch, function
+from nas.evaluate import CandidateFailed, Job, Rung, Scratch, function
 from nas.layers import Layer, counts
 from nas.model import Model, evaluate_model, save_model, train_model
 from nas.model import load_model as load
@@ -42,6 +42,7 @@ __all__ = [
     "Objective",
     "Recipe",
     "Result",
+    "Rung",
     "Scratch",
     "SearchSpace",
     "Strategy",

@@ -90,7 +90,9 @@ class Driver:
     def rung(self, id: int, metrics: Mapping[str, float]) -> bool:
         """A report before the end; whether to go on with the candidate."""
         trial = self.trials[id]
-        score = float(self.objective(self._with_costs(trial, metrics))[0][0])
+        scores, violation = self.objective(self._with_costs(trial, metrics))
+        # what breaks a limit will not be returned, so it does not hold a place against those that may be
+        score = float(scores[0]) if violation.sum() <= 0 else -math.inf
         epochs = int(metrics["epochs"])
         goes_on = self.eta is None or keep_going(self._rungs.get(epochs, []), score, self.eta)
         self.folder.append({"event": "rung", "id": id, "epochs": epochs, "score": score, "goes_on": goes_on})

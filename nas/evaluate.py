@@ -36,8 +36,12 @@ class Job(NamedTuple):
     seed: int = 0
 
 
-# An evaluation is called once in each worker and gives the function that takes the jobs. That function yields metrics
-# after each rung, the last ones at the end; a search that stops a candidate early closes the iterator.
+class Rung(dict):
+    """Metrics reported before the end, where a search may stop the candidate; they hold ``epochs``, the rung."""
+
+
+# An evaluation is called once in each worker and gives the function that takes the jobs. That function yields a `Rung`
+# at each rung and plain metrics at the end; a search that stops a candidate early closes the iterator.
 Evaluate = Callable[[Job], Iterator[Metrics]]
 Evaluation = Callable[[], Evaluate]
 
@@ -177,7 +181,7 @@ def train_network(
                 raise CandidateFailed(f"a metric is no finite number after epoch {epoch + 1}")
             if keep is not None:
                 keep(state, epoch + 1, metrics)
-            yield metrics
+            yield metrics if epoch + 1 == epochs else Rung(metrics)
 
 
 def own_program(
@@ -211,7 +215,7 @@ def keep_going(rung_scores: Sequence[float], score: float, eta: int) -> bool:
     The stopping form of asynchronous successive halving (Li et al., "A System for Massively Parallel Hyperparameter
     Tuning", MLSys 2020): nobody waits, so the first few at a rung go on more easily than they should.
     """
-    scores = sorted([*rung_scores, score], reverse=True)
+    scores = sorted(filter(math.isfinite, [*rung_scores, score]), reverse=True)
     return math.isfinite(score) and score >= scores[max(1, math.ceil(len(scores) / eta)) - 1]
 
 

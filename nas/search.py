@@ -8,7 +8,7 @@ import jax
 
 from nas.cost import Cost
 from nas.driver import Observer, open_driver, quiet
-from nas.evaluate import CandidateFailed, Evaluation
+from nas.evaluate import CandidateFailed, Evaluation, Rung
 from nas.objective import Objective
 from nas.result import Result
 from nas.space import Macro, SearchSpace
@@ -83,13 +83,13 @@ def _evaluate_one(driver, evaluate, job, observer):
     reports = evaluate(job)
     began = time.monotonic()
     try:
-        for following in reports:
-            if metrics is not None:
+        for metrics in reports:
+            if isinstance(metrics, Rung):
+                goes_on = driver.rung(job.id, metrics)
                 observer("rung", driver, driver.trials[job.id])
-                if not driver.rung(job.id, metrics):
+                if not goes_on:
                     reports.close()
                     return driver.finish(job.id, metrics, stopped=True)
-            metrics = following
     except FAILURES as error:
         return driver.fail(job.id, str(error) or type(error).__name__, seconds=time.monotonic() - began)
     if metrics is None:

@@ -25,7 +25,7 @@ from ray.tune.search import Searcher
 from nas.cost import Cost
 from nas.driver import Driver, Observer, open_driver, quiet
 from nas.errors import BadInput
-from nas.evaluate import Evaluation, Job
+from nas.evaluate import Evaluation, Job, Rung
 from nas.objective import Objective
 from nas.result import Result
 from nas.search import FAILURES
@@ -203,14 +203,11 @@ class _Worker(tune.Trainable):
         job = new_config["job"]
         self._reports = self._evaluate(Job(job["id"], np.asarray(job["row"], np.int32), job["epochs"], job["seed"]))
         self._began = time.monotonic()
-        self._next = None
         return True
 
     def step(self):
         try:
-            metrics = next(self._reports) if self._next is None else self._next
-            # one report ahead, because only the generator knows which report is the last
-            self._next = next(self._reports, None)
+            metrics = next(self._reports)
         except StopIteration:
             return {"reason": "the evaluation gave no metrics", tune.result.DONE: True}
         except FAILURES as error:
@@ -218,7 +215,7 @@ class _Worker(tune.Trainable):
             return {"reason": str(error) or type(error).__name__, "seconds": seconds, tune.result.DONE: True}
         found = {"seconds": time.monotonic() - self._began, **metrics}
         # the plain figures are for callbacks such as TensorBoard; Ray flattens and renames, the report is ours
-        last = self._next is None
+        last = not isinstance(metrics, Rung)
         return {**found, "report": json.dumps({"metrics": found, "last": last}), tune.result.DONE: last}
 
     def save_checkpoint(self, checkpoint_dir):

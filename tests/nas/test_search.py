@@ -15,7 +15,7 @@ import pytest
 import nas
 from nas.driver import reopen
 from nas.errors import BadInput
-from nas.evaluate import CandidateFailed, function
+from nas.evaluate import CandidateFailed, Rung, function
 from nas.objective import Limit
 from nas.result import trial_rows
 from nas.search import search
@@ -198,11 +198,15 @@ def test_ctrl_c_keeps_everything(tmp_path):
 
 
 def test_weak_candidates_stop_at_rungs():
+    trained = {}
+
     def start():
         def evaluate(job):
             value = score(SPACE.decode(job.row))
-            for epochs in (1, 3, 9):
-                yield {"accuracy": value * epochs / 9, "epochs": epochs}
+            for epochs in (1, 3):
+                trained[job.id] = epochs
+                yield Rung({"accuracy": value * epochs / 9, "epochs": epochs})
+            yield {"accuracy": value, "epochs": 9}
 
         return evaluate
 
@@ -213,6 +217,22 @@ def test_weak_candidates_stop_at_rungs():
     best = max(score(SPACE.decode(t.row)) for t in result.trials)
     assert max(t.metrics["accuracy"] for t in finished) == pytest.approx(best)
     assert all(set(t.rungs) <= {1, 3} for t in result.trials)
+    assert all(trained[t.id] == max(t.rungs) for t in result.trials)
+
+
+def test_what_breaks_a_limit_stops_at_its_first_rung():
+    def start():
+        def evaluate(job):
+            value = score(SPACE.decode(job.row))
+            yield Rung({"accuracy": value, "epochs": 1})
+            yield {"accuracy": value, "epochs": 3}
+
+        return evaluate
+
+    limits = [Limit("params", 400_000)]
+    result = search(SPACE, random_search(SPACE), start, trials=60, eta=3, objective=nas.accuracy(limits=limits))
+    assert result.best is not None and result.best.metrics["params"] <= 400_000
+    assert all(t.status == "stopped" for t in result.trials if t.metrics["params"] > 400_000)
 
 
 def test_reopen_shows_what_the_search_showed(tmp_path):

@@ -11,7 +11,7 @@ import pytest
 
 from nas import tune
 from nas.errors import BadInput
-from nas.evaluate import CandidateFailed, function
+from nas.evaluate import CandidateFailed, Rung, function
 from nas.objective import pareto
 from nas.search import search
 from search_spaces import nasbench201
@@ -68,8 +68,9 @@ def test_failures_rungs_and_reused_workers():
             value = score(SPACE.decode(job.row))
             if value == 0:
                 raise CandidateFailed("nothing in it")
-            for epochs in (1, 3, 9):
-                yield {"accuracy": value, "epochs": epochs, "pid": pid}
+            for epochs in (1, 3):
+                yield Rung({"accuracy": value, "epochs": epochs, "pid": pid})
+            yield {"accuracy": value, "epochs": 9, "pid": pid}
 
         return evaluate
 
