@@ -168,6 +168,8 @@ def main() -> None:
         code = error.exit_code
     except (KeyboardInterrupt, typer.Abort):
         code = fail("stopped", 130)
+    except OSError as error:
+        code = fail(f"{error.filename or 'file'}: {error.strerror or error}; choose another place")
     except Exception as error:
         if not hasattr(error, "format_message"):  # click's errors of usage
             raise

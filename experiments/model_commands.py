@@ -1,6 +1,7 @@
 """The verbs on one architecture: train, evaluate, describe, import, export."""
 
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -38,8 +39,7 @@ def train(path, data_name, out, sets, width, depth, limit, seed, own, as_json):
     data = load(data_name, **({} if limit is None else {"limit": limit}))
     base = architecture.recipe or defaults_for(data.input_shape).train
     recipe = base.replace(**settings)
-    if (Path(out) / "model.json").exists():
-        print(f"nas: {out} holds a model already; it will be replaced", file=sys.stderr)
+    _check_out(Path(out))
     with _bar(recipe.epochs, "training") as step:
         model, history = train_model(architecture, data, recipe, seed=seed, progress=step)
     save_model(model, out, history)
@@ -50,6 +50,17 @@ def train(path, data_name, out, sets, width, depth, limit, seed, own, as_json):
         f"test accuracy {found['test_accuracy']:.4f}, validation {found['validation_accuracy']:.4f} "
         f"(epoch {found['epoch']} of {found['epochs']}, seed {seed}); written to {out}"
     )
+
+
+def _check_out(out):
+    """Before the training, not after it."""
+    if out.exists() and not out.is_dir():
+        raise BadInput(f"--out {out}: it is a file; choose a folder")
+    if (out / "model.json").exists():
+        print(f"nas: {out} holds a model already; it will be replaced", file=sys.stderr)
+    elif out.exists() and any(out.iterdir()):
+        raise BadInput(f"--out {out}: it holds other files; choose a new or empty folder, such as {out}/model")
+    out.mkdir(parents=True, exist_ok=True)
 
 
 def _bar(total, what):
@@ -73,8 +84,15 @@ def _bar(total, what):
         with Progress(*columns, *times, console=Console(stderr=True), disable=not sys.stderr.isatty()) as progress:
             task = progress.add_task(f"{what} (compiling)", total=total)
 
+            said = time.monotonic()
+
             def step(epoch, metrics):
-                progress.update(task, completed=epoch, description=f"{what}, validation {metrics['accuracy']:.4f}")
+                nonlocal said
+                text = f"{what}, validation {metrics['accuracy']:.4f}"
+                progress.update(task, completed=epoch, description=text)
+                if not sys.stderr.isatty() and time.monotonic() - said > 10:
+                    said = time.monotonic()
+                    print(f"epoch {epoch} of {total}: {text}", file=sys.stderr)
 
             yield step
 

@@ -32,7 +32,7 @@ def parse_sets(items: list[str]) -> dict[str, Any]:
             raise BadInput(f"--set {key} is given twice")
         try:
             found[key] = json.loads(text)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             found[key] = text
     return found
 
@@ -89,20 +89,35 @@ def space_factory(name: str, spaces: Mapping[str, Callable[..., SearchSpace]]) -
     module, _, attribute = name.partition(":")
     sys.path.insert(0, os.getcwd())
     try:
-        found = importlib.import_module(module)
-        return getattr(found, attribute)
-    except (ImportError, AttributeError) as error:
-        raise BadInput(f"--space {name}: {error}") from None
+        found = getattr(importlib.import_module(module), attribute)
+    except Exception as error:  # whatever a person's own module raises
+        raise BadInput(f"--space '{name}': {type(error).__name__}: {error}") from None
     finally:
         sys.path.pop(0)
+    if not callable(found):
+        raise BadInput(f"--space '{name}': '{attribute}' is no function that makes a SearchSpace")
+    return found
+
+
+def make_own(name: str, factory: Callable, **arguments: Any) -> SearchSpace:
+    """Calls a space factory, which may be a person's own."""
+    try:
+        space = factory(**arguments)
+    except BadInput:
+        raise
+    except Exception as error:  # a person's own code
+        raise BadInput(f"--space '{name}': {type(error).__name__}: {error}") from None
+    if not isinstance(space, SearchSpace):
+        raise BadInput(f"--space '{name}': it made a {type(space).__name__}, not a SearchSpace")
+    return space
 
 
 def known_spaces(own: str | None, spaces: Mapping[str, Callable[..., SearchSpace]]) -> dict[str, Callable]:
     """The spaces a config may name: ours, and the one that a person typed."""
-    if own is None or ":" not in own:
+    if own is None:
         return dict(spaces)
     factory = space_factory(own, spaces)
-    return {**spaces, call(own, factory).name: factory}
+    return {**spaces, make_own(own, factory).name: factory}
 
 
 def parse_time(text: str | None) -> float | None:

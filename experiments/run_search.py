@@ -15,6 +15,7 @@ from experiments.options import (
     defaults_for,
     known_spaces,
     make_objective,
+    make_own,
     parse_named,
     parse_sets,
     parse_time,
@@ -37,7 +38,7 @@ from nas.report import write_report
 from nas.result import trial_rows
 from nas.search import search
 from nas.space import Macro
-from nas.summary import baselines, table
+from nas.summary import baselines, table, why_nothing
 from search_spaces import SPACES
 from strategies import STRATEGIES
 
@@ -85,7 +86,7 @@ def main(o: Options) -> None:
         "recipe": list(RECIPE_SETTINGS),
     }
     sets = split_sets(parse_sets(o.set), takers)
-    space = call(f"space {o.space}", factory, **sets["space"])
+    space = make_own(o.space, factory, **sets["space"])
     sizes = sized_for(space, defaults_for(load(o.data).input_shape))
     data_options = dict(sizes.data_options)
     if o.data_limit is not None:
@@ -133,6 +134,7 @@ def main(o: Options) -> None:
         observer = progress()
         if o.executor == "local":
             return search(space, strategy, evaluation, out=folder, observer=observer, **common)
+        print("nas: starting Ray", file=sys.stderr)
         from nas import tune
 
         cluster = dict(address=o.address, workers=o.workers, cpus=o.cpus, gpus=o.gpus)
@@ -251,7 +253,7 @@ def _tell(result, out, o):
         return show(summary_json(result) | {"out": str(out)})
     Console().print(table(result))
     if result.best is None:
-        print(f"No candidate finished within the limits; see {out}/report.html and trials.csv.")
+        print(f"No architecture was found: {why_nothing(result)}. See {out}/report.html and trials.csv.")
     else:
         print(f"Written to {out}: best.json, pareto.json, trials.csv, report.html")
         print(f"Next: nas train {out}/best.json --data {o.data} --out {out}/model")

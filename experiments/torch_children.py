@@ -19,15 +19,18 @@ EDGES = ((0, 1), (0, 2), (1, 2), (0, 3), (1, 3), (2, 3))
 
 
 class Cell(nn.Module):
+    """A cell of one candidate: float32[B, C, H, W] to the same shape."""
+
     def __init__(self, row, channels):
         super().__init__()
-        wired = [(source, target, op) for (source, target), op in zip(EDGES, row) if op != NONE]
+        wired = [(source, target, op) for (source, target), op in zip(EDGES, row, strict=True) if op != NONE]
         self.edges = [edge for edge in wired if _leads_to(3, edge[1], wired)]
         self.operations = nn.ModuleList(_operation(op, channels) for _, _, op in self.edges)
 
     def forward(self, x):
+        """Node 3, or zeros where nothing reaches it."""
         nodes = [x, None, None, None]
-        for (source, target, _), operation in zip(self.edges, self.operations):
+        for (source, target, _), operation in zip(self.edges, self.operations, strict=True):
             if nodes[source] is not None:
                 y = operation(nodes[source])
                 nodes[target] = y if nodes[target] is None else nodes[target] + y
@@ -66,6 +69,7 @@ class Reduction(nn.Module):
         self.shortcut = nn.Sequential(nn.AvgPool2d(2), nn.Conv2d(channels, 2 * channels, 1, bias=False))
 
     def forward(self, x):
+        """float32[B, C, H, W] -> float32[B, 2C, H / 2, W / 2]."""
         return self.main(x) + self.shortcut(x)
 
 
@@ -111,7 +115,7 @@ def train_candidate(
     torch.set_num_threads(threads)
     torch.manual_seed(seed)
     layout = torch.channels_last if channels_last else torch.contiguous_format
-    images, labels = _images(images, layout), torch.as_tensor(np.asarray(labels), dtype=torch.long)
+    images, labels = _images(images, layout), torch.tensor(labels, dtype=torch.long)
     classes = int(labels.max()) + 1
     model = network(row, images.shape[1], classes, width, cells).to(memory_format=layout)
     optimizer = torch.optim.SGD(
@@ -143,10 +147,11 @@ def train_candidate(
         pairs = zip(
             _images(validation[0], layout).split(512),
             np.array_split(validation[1], range(512, len(validation[1]), 512)),
+            strict=True,
         )
         right = sum((model(x).argmax(1).numpy() == y).sum() for x, y in pairs)
     return seconds, float(right) / len(validation[1])
 
 
 def _images(images, layout):
-    return torch.as_tensor(np.asarray(images)).permute(0, 3, 1, 2).contiguous(memory_format=layout)
+    return torch.tensor(images).permute(0, 3, 1, 2).contiguous(memory_format=layout)

@@ -16,7 +16,7 @@ from nas.errors import BadInput, suggest
 from nas.files import read_json, to_json, write_json
 from nas.layers import Layer
 from nas.result import Result, Trial
-from nas.space import Macro, SearchSpace
+from nas.space import MACRO_LIMITS, Macro, SearchSpace
 from nas.train import Recipe
 
 SCHEMA = "nas.architecture/1"
@@ -153,7 +153,7 @@ def load(path: str | os.PathLike, spaces: Spaces) -> Architecture:
             search_macro=Macro(**file.search_macro.model_dump()),
             recipe=None if file.recipe is None else make_recipe(file.recipe),
             metrics=file.metrics,
-            costs=tuple(file.cost),
+            costs=tuple(c.model_dump() for c in file.cost),
             provenance=file.provenance,
         )
         if json.loads(to_json(layers_to_json(architecture.layers))) != data["layers"]:
@@ -226,10 +226,10 @@ class SpaceFile(_Strict):
 class MacroFile(_Strict):
     """Width after the stem, cells, (height, width, channels), classes."""
 
-    width: int = Field(ge=1, le=65536)
-    depth: int = Field(ge=1, le=1000)
+    width: int = Field(ge=1, le=MACRO_LIMITS["width"])
+    depth: int = Field(ge=1, le=MACRO_LIMITS["depth"])
     input: tuple[int, int, int]
-    classes: int = Field(ge=1, le=10**7)
+    classes: int = Field(ge=1, le=MACRO_LIMITS["classes"])
 
 
 class LayerFile(_Strict):
@@ -245,6 +245,15 @@ class LayerFile(_Strict):
     block: str
 
 
+class CostFile(_Strict):
+    """One cost of the deployed network; the stamp says what the value is about."""
+
+    name: str
+    value: float
+    how: Literal["estimated", "measured"]
+    stamp: dict[str, Any]
+
+
 class ArchitectureFile(_Strict):
     """An architecture: the choices are the authority, the encoding and the layers are checked against them."""
 
@@ -256,7 +265,7 @@ class ArchitectureFile(_Strict):
     macro: MacroFile
     recipe: dict[str, Any] | None
     metrics: dict[str, Any]
-    cost: list[dict[str, Any]]
+    cost: list[CostFile]
     provenance: dict[str, Any]
     layers: list[LayerFile]
 

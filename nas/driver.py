@@ -51,7 +51,8 @@ class Driver:
         self.costs = {**count_costs(space, macro), **costs}
         self.columns = {name: cost_column(name, cost) for name, cost in self.costs.items()}
         self.limit, self.eta = trials, eta
-        self.deadline = None if seconds is None else time.monotonic() + seconds
+        self.seconds = seconds
+        self.deadline: float | None = None
         self.stopping = False
         self.trials: list[Trial] = []
         self._again: list[Trial] = []
@@ -66,6 +67,10 @@ class Driver:
         self._replay()
 
     # ---- what executors call -------------------------------------------------------------------------------------
+    def start(self) -> None:
+        """The time budget runs from here, when workers are there, not while a cluster starts."""
+        self.deadline = None if self.seconds is None else time.monotonic() + self.seconds
+
     def next(self) -> Job | None:
         """The next job; None means wait for results, or nothing is left (`over`)."""
         if self._again:

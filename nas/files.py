@@ -51,6 +51,10 @@ def write_json(path: str | os.PathLike, value: Any) -> None:
     write_atomic(path, to_json(value) + "\n")
 
 
+def _refuse(constant):
+    raise ValueError(f"{constant} is no JSON")
+
+
 def read_json(path: str | os.PathLike, what: str) -> dict:
     """Reads a JSON object.
 
@@ -61,13 +65,17 @@ def read_json(path: str | os.PathLike, what: str) -> dict:
     try:
         if path.stat().st_size > MAX_JSON_BYTES:
             raise BadInput(f"{path}: larger than {MAX_JSON_BYTES >> 20} MiB; that is no {what}")
-        data = json.loads(path.read_text())
+        data = json.loads(path.read_text(), parse_constant=_refuse)
     except FileNotFoundError:
-        raise BadInput(f"{path}: no such file; expected a {what}") from None
+        raise BadInput(f"{path}: no such file; expected: {what}") from None
     except OSError as error:
-        raise BadInput(f"{path}: cannot be read ({error.strerror}); expected a {what}") from None
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise BadInput(f"{path}: cannot be read ({error.strerror}); expected: {what}") from None
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, BadInput):
+            raise
+        text = isinstance(error, UnicodeDecodeError)
         detail = f"line {error.lineno}: {error.msg}" if isinstance(error, json.JSONDecodeError) else "not text"
+        detail = detail if text or isinstance(error, json.JSONDecodeError) else "numbers or nesting out of all bounds"
         raise BadInput(f"{path}: not valid JSON ({detail}); the {what} is broken or was cut off") from None
     if not isinstance(data, dict):
         raise BadInput(f"{path}: holds a {type(data).__name__}, not the JSON object of a {what}")

@@ -139,8 +139,10 @@ class RunFolder:
 
 
 def _ours(path):
-    """A search that was killed while it measured has left tables and nothing else."""
-    return path.suffix == ".json" or path.name.startswith(".") or path.name in ("checkpoints", "baseline")
+    """A search that was killed while it measured has left its tables and nothing else."""
+    if path.name.startswith(".") or path.name.endswith(".partial.json"):
+        return True
+    return path.is_file() and path.suffix == ".json" and b'"nas.cost/1"' in path.read_bytes()[:200]
 
 
 # what may differ on resume: a search can be given more time, and moved

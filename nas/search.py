@@ -63,6 +63,7 @@ def search(
     driver = open_driver(
         space, strategy, evaluation, objective, costs, trials, seconds, seed, eta, macro, out, resume, executor="local"
     )
+    driver.start()
     observer("start", driver, None)
     try:
         evaluate = evaluation() if not driver.over else None

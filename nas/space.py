@@ -21,6 +21,10 @@ Row = Any  # int32[L], numpy or jax
 Archs = Any  # int32[N, L]
 
 
+# far above any real network; a typing error should not fill the memory
+MACRO_LIMITS = {"width": 65536, "depth": 256, "classes": 10**6}
+
+
 @dataclass(frozen=True)
 class Macro:
     """The frame around the searched part: what the same row is searched at and deployed at.
@@ -39,10 +43,10 @@ class Macro:
 
     def __post_init__(self):
         object.__setattr__(self, "input", tuple(self.input))
-        for name in ("width", "depth", "classes"):
+        for name, most in MACRO_LIMITS.items():
             value = getattr(self, name)
-            if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
-                raise BadInput(f"macro {name} is {value!r}; it must be a whole number of at least 1")
+            if not isinstance(value, int | np.integer) or isinstance(value, bool) or not 1 <= value <= most:
+                raise BadInput(f"macro {name} is {str(value)[:40]}; it must be a whole number from 1 to {most:,}")
         if len(self.input) != 3 or any(not isinstance(n, int | np.integer) or n < 1 for n in self.input):
             raise BadInput(f"macro input is {self.input!r}; it must be height, width, channels, each at least 1")
 

@@ -104,6 +104,8 @@ class Recipe:
     precision: str = "float32"
 
     def __post_init__(self):
+        if isinstance(self.augment, str) or not all(isinstance(a, str) for a in _listed(self.augment)):
+            raise BadInput(f"recipe: augment is {self.augment!r}; it must be a list of names, such as crop:4 and flip")
         object.__setattr__(self, "augment", tuple(self.augment))
         for name in ("epochs", "batch"):
             value = getattr(self, name)
@@ -127,6 +129,10 @@ class Recipe:
             if name not in known:
                 raise BadInput(f"recipe: no setting '{name}'; {suggest(name, known)}")
         return dataclasses.replace(self, **changes)
+
+
+def _listed(value):
+    return value if isinstance(value, list | tuple) else (None,)
 
 
 OPTIMIZERS = {
@@ -188,7 +194,7 @@ def make_program(
     """Compiles (on first use) training and evaluation of one network.
 
     Args:
-        network: a supernet, or one resolved network through `nas.network.as_supernet`.
+        network: a supernet, or one resolved network through `nas.supernet.network_supernet`.
         recipe: how to train; its `epochs` are not read, the length is an argument of `train`.
         task: loss and metrics.
         mesh: devices with an axis named ``data`` over which each batch is split; weights are copied to each. None is

@@ -89,6 +89,7 @@ def search(
     try:
         _connect(address)
         workers = _workers(workers, cpus, gpus)
+        driver.start()
         observer("start", driver, None)
         if not driver.over:
             _run(driver, evaluation, observer, workers, cpus, gpus, callbacks)
