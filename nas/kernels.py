@@ -22,28 +22,32 @@ import numpy as np
 from jax import Array, lax
 
 # Elements of a chunk of images whose views stay in a core's cache during a kernel gradient.
-CHUNK_ELEMENTS = 2**17
+CHUNK_ELEMENTS = 2**16
 
 
 class Window(NamedTuple):
-    """The static geometry of a sliding window; `size` counts its taps along height and width."""
+    """The static geometry of a sliding window: taps and steps along height and width."""
 
     size: tuple[int, int]
-    stride: int = 1
+    stride: tuple[int, int] = (1, 1)
     dilation: int = 1
 
     @property
     def taps(self) -> list[tuple[int, int]]:
+        """(row, column) of each tap."""
         return [(i, j) for i in range(self.size[0]) for j in range(self.size[1])]
 
     @property
     def reach(self) -> tuple[int, int]:
         """Input positions between the first and the last tap."""
-        return tuple(self.dilation * (k - 1) for k in self.size)
+        height, width = self.size
+        return self.dilation * (height - 1), self.dilation * (width - 1)
 
     @property
     def padding(self) -> tuple[int, int]:
-        return tuple(reach // 2 for reach in self.reach)
+        """Positions added on each side of height and of width."""
+        height, width = self.reach
+        return height // 2, width // 2
 
     def views(self, x: Array, fill: float = 0.0) -> list[Array]:
         """What each tap sees of the input `x`, in the output's height and width."""
@@ -53,17 +57,17 @@ class Window(NamedTuple):
     def returns(self, ys: list[Array], shape: tuple[int, ...], fill: float = 0.0) -> list[Array]:
         """Where each tap puts back its own output-sized `y`: the transpose of `views`."""
         config = []
-        for axis, (pad, reach) in enumerate(zip(self.padding, self.reach), start=1):
-            covered = (ys[0].shape[axis] - 1) * self.stride + 1
-            config.append((reach - pad, shape[axis] + pad - covered, self.stride - 1))
+        for axis, (pad, reach, stride) in enumerate(zip(self.padding, self.reach, self.stride, strict=True), start=1):
+            covered = (ys[0].shape[axis] - 1) * stride + 1
+            config.append((reach - pad, shape[axis] + pad - covered, stride - 1))
         # A tap further right sees the input further right, so its output lies further left.
-        return [self._slice(_pad(y, config, fill), tap, 1) for y, tap in zip(ys, self.taps[::-1])]
+        return [self._slice(_pad(y, config, fill), tap, (1, 1)) for y, tap in zip(ys, self.taps[::-1], strict=True)]
 
-    def _slice(self, x: Array, tap: tuple[int, int], stride: int) -> Array:
+    def _slice(self, x: Array, tap: tuple[int, int], stride: tuple[int, int]) -> Array:
         starts = [self.dilation * t for t in tap]
-        stops = [n - r + s for n, r, s in zip(x.shape[1:3], self.reach, starts)]
+        stops = [n - r + s for n, r, s in zip(x.shape[1:3], self.reach, starts, strict=True)]
         limits = (x.shape[0], *stops, x.shape[3])
-        return lax.slice(x, (0, *starts, 0), limits, (1, stride, stride, 1))
+        return lax.slice(x, (0, *starts, 0), limits, (1, *stride, 1))
 
 
 def _pad(x: Array, config: list[tuple[int, int, int]], fill: float) -> Array:
@@ -74,12 +78,11 @@ def _float32(x: Array) -> Array:
     return x.astype(jnp.float32)
 
 
-def conv2d(
-    x: Array, kernel: Array, *, stride: int = 1, dilation: int = 1, groups: int = 1
-) -> Array:
+def conv2d(x: Array, kernel: Array, *, stride: int | tuple[int, int] = 1, dilation: int = 1, groups: int = 1) -> Array:
     """Cross-correlates `x[B, H, W, C]` with `kernel[KH, KW, C / groups, O]`, without a bias.
 
-    Returns `[B, ceil(H / stride), ceil(W / stride), O]` for odd kernel sizes. Each kind of
+    `stride` is one number or (along height, along width). Returns
+    `[B, ceil(H / stride), ceil(W / stride), O]` for odd kernel sizes. Each kind of
     convolution takes the form that is fastest inside loops on a CPU; on other devices gradients
     and depthwise convolutions are the library's:
 
@@ -91,7 +94,7 @@ def conv2d(
 
     Other groupings go to the library unchanged.
     """
-    window = Window(kernel.shape[:2], stride, dilation)
+    window = Window(_pair(kernel.shape[:2]), _pair(stride), dilation)
     if groups == 1:
         return _dense(x, kernel, window)
     if groups == x.shape[-1] == kernel.shape[-1]:
@@ -99,9 +102,13 @@ def conv2d(
     return _library(x, kernel, window, groups)
 
 
+def _pair(value: int | tuple[int, ...]) -> tuple[int, int]:
+    return (value, value) if isinstance(value, int) else (value[0], value[1])
+
+
 def _library(x: Array, kernel: Array, window: Window, groups: int = 1) -> Array:
     return lax.conv_general_dilated(
-        x, kernel, (window.stride,) * 2, [(p, p) for p in window.padding],
+        x, kernel, window.stride, [(p, p) for p in window.padding],
         rhs_dilation=(window.dilation,) * 2, feature_group_count=groups,
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )  # fmt: skip
@@ -119,17 +126,18 @@ def _dense(x: Array, kernel: Array, window: Window) -> Array:
 def _dense_backward(window, residuals, g):
     def ours(x, kernel, g):
         dk = _over_chunks(products, x, g).astype(kernel.dtype)
-        symmetric = all(r == 2 * p for r, p in zip(window.reach, window.padding))
-        if window.stride == 1 and symmetric:
+        symmetric = all(r == 2 * p for r, p in zip(window.reach, window.padding, strict=True))
+        if window.stride == (1, 1) and symmetric:
             return _dense(g, kernel[::-1, ::-1].swapaxes(2, 3), window), dk
         shares = [jnp.einsum("bhwo,co->bhwc", g, kernel[tap]) for tap in window.taps]
         return sum(window.returns(shares, x.shape)), dk
 
     def products(x, g):
         views = jnp.concatenate(window.views(x), axis=-1)
-        # Output channels first: XLA's CPU matrix product takes half the time of the other order.
+        # Output channels first: XLA's CPU matrix product takes half the time of the other order, to which the compiler
+        # would return by folding the transpose into it, were it not for the barrier.
         sums = jnp.einsum("bhwo,bhwt->ot", g, views, preferred_element_type=jnp.float32)
-        return sums.T.reshape(kernel.shape)
+        return lax.optimization_barrier(sums).T.reshape(kernel.shape)
 
     def library(x, kernel, g):
         return jax.vjp(functools.partial(_library, window=window), x, kernel)[1](g)
@@ -175,7 +183,7 @@ _depthwise.defvjp(lambda x, k, window: (_depthwise(x, k, window), (x, k)), _dept
 
 def _weighted(views: list[Array], kernel: Array) -> Array:
     weights = _float32(kernel).reshape(len(views), -1)
-    return sum(_float32(view) * weight for view, weight in zip(views, weights))
+    return sum(_float32(view) * weight for view, weight in zip(views, weights, strict=True))
 
 
 def _over_chunks(products: Callable[[Array, Array], Array], x: Array, g: Array) -> Array:
@@ -204,12 +212,12 @@ def avg_pool(x: Array, window: int, *, stride: int = 1) -> Array:
     Window 3 pads by 1, window 2 by 0 (with stride 2, the shortcut of a residual block). The custom
     gradient is one sum of views, ten times faster on a CPU than the padded slices that JAX adds up.
     """
-    return _avg_pool(x, Window((window, window), stride))
+    return _avg_pool(x, Window((window, window), (stride, stride)))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def _avg_pool(x: Array, window: Window) -> Array:
-    total = sum(_float32(view) for view in window.views(x))
+    total = functools.reduce(jnp.add, (_float32(view) for view in window.views(x)))
     return (total / _counts(x.shape, window)).astype(x.dtype)
 
 
@@ -224,11 +232,11 @@ _avg_pool.defvjp(lambda x, window: (_avg_pool(x, window), x), _avg_pool_backward
 def _counts(shape: tuple[int, ...], window: Window) -> np.ndarray:
     """How many positions of the image each output averages, `[H', W', 1]`."""
 
-    def along(size, k, pad):
-        starts = np.arange(-pad, size + pad - k + 1, window.stride)
+    def along(size, k, pad, stride):
+        starts = np.arange(-pad, size + pad - k + 1, stride)
         return np.minimum(starts + k, size) - np.maximum(starts, 0)
 
-    rows, columns = (along(*axis) for axis in zip(shape[1:3], window.size, window.padding))
+    rows, columns = (along(*axis) for axis in zip(shape[1:3], window.size, window.padding, window.stride, strict=True))
     return np.outer(rows, columns)[:, :, None].astype(np.float32)
 
 
@@ -238,7 +246,7 @@ def max_pool(x: Array, window: int, *, stride: int = 1) -> Array:
     The custom gradient keeps only which tap won, as int8. The first of equals takes it all, as in
     PyTorch: equals are common after a ReLU, and `jnp.maximum` shares between them unevenly.
     """
-    return _max_pool(x, Window((window, window), stride))
+    return _max_pool(x, Window((window, window), (stride, stride)))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
@@ -260,7 +268,7 @@ def _max_pool_backward(window, residuals, g):
     taps = len(window.taps)
     shares = window.returns([g] * taps, x.shape)
     winners = window.returns([winner] * taps, x.shape, fill=-1)
-    return (sum(jnp.where(won == t, g, 0) for t, (won, g) in enumerate(zip(winners, shares))),)
+    return (sum(jnp.where(won == t, g, 0) for t, (won, g) in enumerate(zip(winners, shares, strict=True))),)
 
 
 _max_pool.defvjp(_max_pool_forward, _max_pool_backward)
@@ -290,8 +298,10 @@ def batch_norm(
         axes = tuple(range(x.ndim - 1))
         mean = wide.mean(axes)
         var = jnp.maximum(jnp.square(wide).mean(axes) - jnp.square(mean), 0)
-        moved = zip(running, (mean, var))
-        running = tuple(momentum * old + (1 - momentum) * new for old, new in moved)
+        running = (
+            momentum * running[0] + (1 - momentum) * mean,
+            momentum * running[1] + (1 - momentum) * var,
+        )
     factor = lax.rsqrt(var + epsilon)
     if scale is not None:
         factor = factor * _float32(scale)

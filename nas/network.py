@@ -119,7 +119,7 @@ def _module(layer: Layer, rngs: nnx.Rngs) -> nnx.Module:
 
 
 def _depthwise(x, kernel, strides, padding, lhs_dilation, rhs_dilation, dimension_numbers, feature_group_count, **_):
-    return _conv(x, kernel, strides, rhs_dilation[0], feature_group_count)
+    return kernels.conv2d(x, kernel, stride=tuple(strides), dilation=rhs_dilation[0], groups=feature_group_count)
 
 
 def activation(kind: str, x: jax.Array) -> jax.Array:
@@ -211,17 +211,10 @@ def run_layer(layer: Layer, weights: Mapping, stats: Any, ins: list[jax.Array], 
         )
         return out, {"mean": mean, "var": var}
     if layer.op == "conv":
-        out = _conv(x, weights["kernel"], a["stride"], a["dilation"], a["groups"])
+        out = kernels.conv2d(x, weights["kernel"], stride=a["stride"], dilation=a["dilation"], groups=a["groups"])
     else:
         out = x @ weights["kernel"]
     return out + weights["bias"] if "bias" in weights else out, None
-
-
-def _conv(x, kernel, stride, dilation, groups):
-    if stride[0] == stride[1]:
-        return kernels.conv2d(x, kernel, stride=stride[0], dilation=dilation, groups=groups)
-    # windows start on the same pixels at every stride, so the larger one keeps some of the results of 1
-    return kernels.conv2d(x, kernel, dilation=dilation, groups=groups)[:, :: stride[0], :: stride[1]]
 
 
 def split_names(arrays: Mapping[str, Any]) -> tuple[Weights, Stats]:

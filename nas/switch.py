@@ -6,14 +6,26 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.extend.core import primitives
+
+# Their results are worth keeping for the gradient. The rest, such as activations and normalisation, takes less time to
+# compute again than to write and read. What has a gradient of its own, as most of `nas.kernels`, passes for costly.
+KEPT = {
+    primitives.conv_general_dilated_p,
+    primitives.dot_general_p,
+    primitives.reduce_sum_p,
+    primitives.reduce_max_p,
+    primitives.custom_vjp_call_p,
+}
 
 
 def switch(index: jax.Array, branches: Sequence[Callable[..., Any]], *operands: Any) -> Any:
     """``branches[index](*operands)`` for a traced index; differentiable in reverse mode.
 
     The gradient of ``lax.switch`` hands the residuals of *every* branch from the forward to the backward pass, zeros
-    for those that did not run; with five operations on an edge that writes more memory than the operations do. Here
-    branches share residual slots of equal shape, and what is an operand already is not copied.
+    for those that did not run; with five operations on an edge that writes more memory than the operations do. Here a
+    branch keeps only what is costly to compute again, branches share residual slots of equal shape, and what is an
+    operand already is not copied.
 
     Args:
         index: int32, from 0 to below the number of branches.
@@ -29,28 +41,35 @@ def switch(index: jax.Array, branches: Sequence[Callable[..., Any]], *operands: 
     def call(index, *leaves):
         return lax.switch(index, flat_branches, *leaves)
 
-    def run(k, leaves):
-        out, pull = jax.vjp(flat_branches[k], *leaves)
-        kept, shape = jax.tree.flatten(pull)
-        place = {id(leaf): i for i, leaf in enumerate(leaves)}
-        own = [leaf for leaf in kept if id(leaf) not in place]
-        recipes[k] = shape, [place.get(id(leaf)) for leaf in kept], [_kind(leaf) for leaf in own]
-        return out, own
+    def keeping(k, branch):
+        # Only the backward branch computes again, in a computation of its own, where no barrier is needed.
+        branch = jax.checkpoint(branch, prevent_cse=False, policy=lambda primitive, *_, **__: primitive in KEPT)
+
+        @jax.jit  # traced once, for its residuals' shapes and for the switch
+        def run(*leaves):
+            out, pull = jax.vjp(branch, *leaves)
+            kept, shape = jax.tree.flatten(pull)
+            place = {id(leaf): i for i, leaf in enumerate(leaves)}
+            own = [leaf for leaf in kept if id(leaf) not in place]
+            recipes[k] = shape, [place.get(id(leaf)) for leaf in kept], [_kind(leaf) for leaf in own]
+            return out, own
+
+        return run
+
+    runs = [keeping(k, b) for k, b in enumerate(flat_branches)]
 
     def forward(index, *leaves):
-        for k in range(len(branches)):
-            jax.eval_shape(lambda *leaves, k=k: run(k, leaves)[0], *leaves)
-        kinds = _slots([kinds for _, _, kinds in recipes.values()])
+        slots = _slots([[_kind(leaf) for leaf in jax.eval_shape(run, *leaves)[1]] for run in runs])
 
-        def branch(k):
+        def branch(run):
             def go(*leaves):
-                out, own = run(k, leaves)
-                return out, _pack(own, kinds)
+                out, own = run(*leaves)
+                return out, _pack(own, slots)
 
             return go
 
-        out, slots = lax.switch(index, [branch(k) for k in range(len(branches))], *leaves)
-        return out, (index, leaves, slots)
+        out, kept = lax.switch(index, [branch(run) for run in runs], *leaves)
+        return out, (index, leaves, kept)
 
     def backward(residuals, gradient):
         index, leaves, slots = residuals

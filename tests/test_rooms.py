@@ -39,7 +39,9 @@ def test_rooms_import_only_what_they_may(room):
 
 
 def test_importing_nas_imports_neither_ray_nor_torch():
-    code = "import sys, nas, search_spaces, strategies; print([m for m in ('ray', 'torch', 'optuna') if m in sys.modules])"
+    code = (
+        "import sys, nas, search_spaces, strategies; print([m for m in ('ray', 'torch', 'optuna') if m in sys.modules])"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert done.stdout.strip() == "[]"
 

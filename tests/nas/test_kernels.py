@@ -20,12 +20,15 @@ CONVOLUTIONS = [
     ((3, 3), 1, 2, 1, 4, 4),
     ((5, 5), 2, 2, 1, 3, 2),
     ((1, 7), 1, 1, 1, 4, 4),
+    ((1, 7), (1, 2), 1, 1, 4, 4),
+    ((7, 1), (2, 1), 1, 1, 4, 4),
     ((7, 1), 2, 1, 1, 4, 4),
     ((2, 2), 1, 1, 1, 3, 5),
     ((1, 1), 1, 1, 1, 4, 6),
     ((1, 1), 2, 1, 1, 4, 6),
     ((3, 3), 1, 1, 4, 4, 4),
     ((3, 3), 2, 2, 4, 4, 4),
+    ((3, 3), (2, 1), 1, 4, 4, 4),
     ((5, 5), 1, 1, 4, 4, 4),
     ((1, 1), 1, 1, 4, 4, 4),
     ((3, 3), 1, 1, 2, 4, 6),
@@ -40,8 +43,9 @@ def normal(seed, *shape, dtype=jnp.float32):
 
 def library_conv(x, kernel, stride, dilation, groups):
     padding = [(dilation * (k - 1) // 2,) * 2 for k in kernel.shape[:2]]
+    strides = stride if isinstance(stride, tuple) else (stride, stride)
     return lax.conv_general_dilated(
-        x, kernel, (stride, stride), padding, rhs_dilation=(dilation, dilation),
+        x, kernel, strides, padding, rhs_dilation=(dilation, dilation),
         dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=groups,
     )  # fmt: skip
 
@@ -64,13 +68,13 @@ def in_jit(function, *args):
 
 
 def in_scan(function, *args):
-    return jax.jit(
-        lambda *args: lax.scan(lambda _, x: (_, function(*x)), 0, [a[None] for a in args])[1][0]
-    )(*args)
+    return jax.jit(lambda *args: lax.scan(lambda _, x: (_, function(*x)), 0, [a[None] for a in args])[1][0])(*args)
 
 
 def in_switch(function, *args):
-    other = lambda *args: jnp.zeros_like(function(*args))
+    def other(*args):
+        return jnp.zeros_like(function(*args))
+
     return jax.jit(lambda i, *args: lax.switch(i, [other, function], *args))(1, *args)
 
 
@@ -90,12 +94,8 @@ def assert_same(ours, reference, *args, trace=in_jit, tolerance=2e-5):
         value, pull_back = jax.vjp(functools.partial(run, function), *args)
         return value, *pull_back(cotangent)
 
-    for value, wanted in zip(
-        value_and_gradients(ours, trace), value_and_gradients(reference, in_jit)
-    ):
-        np.testing.assert_allclose(
-            value, wanted, rtol=tolerance, atol=tolerance * float(jnp.abs(wanted).max())
-        )
+    for value, wanted in zip(value_and_gradients(ours, trace), value_and_gradients(reference, in_jit), strict=True):
+        np.testing.assert_allclose(value, wanted, rtol=tolerance, atol=tolerance * float(jnp.abs(wanted).max()))
 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
@@ -103,7 +103,10 @@ def assert_same(ours, reference, *args, trace=in_jit, tolerance=2e-5):
 def test_conv2d_equals_the_library(case, size):
     window, stride, dilation, groups, channels, features = case
     x, kernel = normal(1, 3, *size, channels), normal(2, *window, channels // groups, features)
-    ours = lambda x, k: kernels.conv2d(x, k, stride=stride, dilation=dilation, groups=groups)
+
+    def ours(x, k):
+        return kernels.conv2d(x, k, stride=stride, dilation=dilation, groups=groups)
+
     assert_same(ours, lambda x, k: library_conv(x, k, stride, dilation, groups), x, kernel)
 
 
@@ -112,7 +115,10 @@ def test_conv2d_equals_the_library(case, size):
 @pytest.mark.parametrize("trace", TRACES)
 def test_conv2d_in_every_trace(trace, window, groups):
     x, kernel = normal(1, 2, 6, 6, 4), normal(2, window, window, 4 // groups, 4)
-    ours = lambda x, k: kernels.conv2d(x, k, groups=groups)
+
+    def ours(x, k):
+        return kernels.conv2d(x, k, groups=groups)
+
     assert_same(ours, lambda x, k: library_conv(x, k, 1, 1, groups), x, kernel, trace=trace)
 
 
@@ -120,7 +126,10 @@ def test_conv2d_in_every_trace(trace, window, groups):
 def test_kernel_gradient_in_unequal_chunks(monkeypatch, groups):
     monkeypatch.setattr(kernels, "CHUNK_ELEMENTS", 3 * 6 * 6 * 4)
     x, kernel = normal(1, 7, 6, 6, 4), normal(2, 3, 3, 4 // groups, 4)
-    ours = lambda x, k: kernels.conv2d(x, k, groups=groups)
+
+    def ours(x, k):
+        return kernels.conv2d(x, k, groups=groups)
+
     assert_same(ours, lambda x, k: library_conv(x, k, 1, 1, groups), x, kernel)
 
 
@@ -129,7 +138,9 @@ def test_conv2d_second_order(groups):
     x, kernel = normal(1, 2, 6, 6, 4), normal(2, 3, 3, 4 // groups, 4)
 
     def after_one_step(conv):
-        loss = lambda k: jnp.square(conv(x, k)).sum()
+        def loss(k):
+            return jnp.square(conv(x, k)).sum()
+
         return jax.grad(lambda k: loss(k - 1e-3 * jax.grad(loss)(k)))(kernel)
 
     ours = after_one_step(lambda x, k: kernels.conv2d(x, k, groups=groups))
@@ -143,7 +154,10 @@ def test_conv2d_second_order(groups):
 @pytest.mark.parametrize("operation", ["avg", "max"])
 def test_pools_equal_the_library(operation, window, stride, size):
     pool = {"avg": kernels.avg_pool, "max": kernels.max_pool}[operation]
-    ours = lambda x: pool(x, window, stride=stride)
+
+    def ours(x):
+        return pool(x, window, stride=stride)
+
     assert_same(ours, lambda x: library_pool(x, window, stride, operation), normal(3, 2, *size, 3))
 
 
@@ -189,7 +203,10 @@ def test_batch_norm_equals_flax(train, affine):
     y, running = ours(x)
     np.testing.assert_allclose(y, layer(x), rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(running, (layer.mean[...], layer.var[...]), rtol=1e-5, atol=1e-6)
-    weighted = lambda f: jax.grad(lambda x: (f(x) * normal(9, *x.shape)).sum())(x)
+
+    def weighted(f):
+        return jax.grad(lambda x: (f(x) * normal(9, *x.shape)).sum())(x)
+
     flax_gradient = weighted(lambda x: nnx.merge(*frozen, copy=True)(x))
     np.testing.assert_allclose(weighted(lambda x: ours(x)[0]), flax_gradient, rtol=1e-4, atol=1e-4)
 
@@ -202,9 +219,7 @@ def test_batch_norm_equals_flax(train, affine):
         lambda x: kernels.conv2d(x, normal(1, 3, 3, 1, 8, dtype=x.dtype), groups=8),
         lambda x: kernels.avg_pool(x, 3),
         lambda x: kernels.max_pool(x, 3),
-        lambda x: kernels.batch_norm(
-            x, jnp.ones(8), None, jnp.zeros(8), jnp.ones(8), train=True, momentum=0.9
-        )[0],
+        lambda x: kernels.batch_norm(x, jnp.ones(8), None, jnp.zeros(8), jnp.ones(8), train=True, momentum=0.9)[0],
     ],
     ids=["conv3x3", "conv1x1", "depthwise", "avg_pool", "max_pool", "batch_norm"],
 )
@@ -214,6 +229,4 @@ def test_bfloat16_stays_bfloat16(primitive):
     (gradient,) = pull_back(value)
     assert value.dtype == gradient.dtype == jnp.bfloat16
     wide = primitive(x.astype(jnp.float32))
-    np.testing.assert_allclose(
-        value.astype(jnp.float32), wide, rtol=0.05, atol=0.05 * float(jnp.abs(wide).max())
-    )
+    np.testing.assert_allclose(value.astype(jnp.float32), wide, rtol=0.05, atol=0.05 * float(jnp.abs(wide).max()))

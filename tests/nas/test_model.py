@@ -116,7 +116,9 @@ def test_weights_of_another_architecture(trained, tmp_path, digits):
     shutil.copytree(trained[1], folder)
     space = nasbench201()
     macro = Macro(4, 1, (8, 8, 1), 10)
-    config.Architecture(space, np.asarray([3, 1, 2, 3, 0, 3], np.int32), macro, macro).save(folder / "architecture.json")
+    config.Architecture(space, np.asarray([3, 1, 2, 3, 0, 3], np.int32), macro, macro).save(
+        folder / "architecture.json"
+    )
     with pytest.raises(BadInput, match="do not fit"):
         load_model(folder)
 

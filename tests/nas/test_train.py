@@ -99,9 +99,12 @@ def test_evaluation_covers_every_image_once(digits, macro):
 
 def test_candidates_lengths_and_seeds_share_one_program(digits, macro):
     evaluate = Scratch(SPACE, digits, Recipe(epochs=2, batch=32), macro=macro, rungs=(1,))()
-    found = [list(evaluate(Job(i, row, epochs, seed=i))) for i, (row, epochs) in enumerate(zip(
-        np.asarray(SPACE.sample(jax.random.key(0), 4)), (0, 1, 3, 2), strict=True
-    ))]
+    found = [
+        list(evaluate(Job(i, row, epochs, seed=i)))
+        for i, (row, epochs) in enumerate(
+            zip(np.asarray(SPACE.sample(jax.random.key(0), 4)), (0, 1, 3, 2), strict=True)
+        )
+    ]
     assert [len(reports) for reports in found] == [2, 1, 2, 2]
     assert [reports[-1]["epochs"] for reports in found] == [2, 1, 3, 2]
     assert all(reports[-1]["train_compilations"] == 1 for reports in found)
