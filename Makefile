@@ -1,5 +1,6 @@
 # Everything happens in .venv; the first call sets it up, later ones are quick.
-PYTHON ?= $(shell command -v python3.13 python3.12 python3.11 python3 python | head -n 1)
+FITS = import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3 python; do $$p -c "$(FITS)" 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest
 
@@ -26,7 +27,7 @@ clean:
 	rm -rf .venv build *.egg-info
 
 .venv/ready: pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if (3, 11) <= v < (3, 14) else f"nas needs Python 3.11 to 3.13, this is {v.major}.{v.minor}; call: make PYTHON=python3.11")'
+	@test -n "$(PYTHON)" || { echo "nas needs Python 3.11 to 3.13, and none was found; call: make PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@if command -v uv >/dev/null; then \
 	  uv venv -q --allow-existing --python $(PYTHON) .venv && \
 	  uv pip install -q --python $(BIN)/python -c constraints.txt -e '.[dev]'; \

@@ -51,8 +51,12 @@ def write_json(path: str | os.PathLike, value: Any) -> None:
     write_atomic(path, to_json(value) + "\n")
 
 
+class _NotFinite(ValueError):
+    pass
+
+
 def _refuse(constant):
-    raise ValueError(f"{constant} is no JSON")
+    raise _NotFinite(f"it has {constant} for a number; the entries are no finite numbers")
 
 
 def read_json(path: str | os.PathLike, what: str) -> dict:
@@ -75,7 +79,10 @@ def read_json(path: str | os.PathLike, what: str) -> dict:
             raise
         text = isinstance(error, UnicodeDecodeError)
         detail = f"line {error.lineno}: {error.msg}" if isinstance(error, json.JSONDecodeError) else "not text"
-        detail = detail if text or isinstance(error, json.JSONDecodeError) else "numbers or nesting out of all bounds"
+        if isinstance(error, _NotFinite):
+            detail = str(error)
+        elif not text and not isinstance(error, json.JSONDecodeError):
+            detail = "numbers or nesting out of all bounds"
         raise BadInput(f"{path}: not valid JSON ({detail}); the {what} is broken or was cut off") from None
     if not isinstance(data, dict):
         raise BadInput(f"{path}: holds a {type(data).__name__}, not the JSON object of a {what}")

@@ -52,6 +52,10 @@ class Window(NamedTuple):
     def views(self, x: Array, fill: float = 0.0) -> list[Array]:
         """What each tap sees of the input `x`, in the output's height and width."""
         x = _pad(x, [(p, p, 0) for p in self.padding], fill)
+        if any(self.padding):
+            # Else XLA sees that the middle tap is the unpadded input, and computes that anew in everything that reads
+            # it: a chain of pools grows quadratically.
+            x = lax.optimization_barrier(x)
         return [self._slice(x, tap, self.stride) for tap in self.taps]
 
     def returns(self, ys: list[Array], shape: tuple[int, ...], fill: float = 0.0) -> list[Array]:
