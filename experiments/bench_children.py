@@ -1,14 +1,11 @@
 """Candidates of NAS-Bench-201 trained from scratch a minute, each contender with the whole machine, in one run.
 
-* ours, one shared program, or a program compiled for each candidate: a one-core process for each core;
-* eager PyTorch (`experiments.torch_children`) in NCHW and channels_last: one process with a thread for each core, and
-  a one-thread process for each core.
-
-All train the same rows on the same images for as many epochs, with the same batch, SGD, schedule and width, and make
-one pass over the validation images. Contenders take turns on the rows of a round while the others wait. Rates are
-medians over rounds, from the seconds that processes were busy, without what was compiled or loaded before; "all in"
-adds all compilation of the run (of a shared program: once a process). "CPU s" is the processor time of a candidate,
-which others on the machine change little; the ratios are those within a round, by seconds and by processor time.
+Ours, with one shared program or one compiled for each candidate, in a one-core process for each core, against eager
+PyTorch (`experiments.torch_children`) in NCHW and channels_last, as threads and as processes. Rows, images, epochs,
+batch, SGD, schedule and width are the same, and each makes one pass over the validation images. Contenders take turns
+on the rows of a round while the others wait. Rates are medians over rounds, from the seconds that processes were busy,
+without what was compiled or loaded before; "all in" adds all compilation of the run. "CPU s" is the processor time of a
+candidate, which others on the machine change little. Ratios are those within a round, by seconds and by CPU time.
 
 Run: ``python -m experiments.bench_children [--data digits|cifar10] [--epochs 20] [--candidates 2] [--rounds 5]``.
 """
@@ -19,7 +16,6 @@ import multiprocessing as mp
 import os
 import time
 from dataclasses import replace
-from statistics import mean, median
 
 import jax
 import numpy as np
@@ -43,72 +39,57 @@ CONTENDERS = {  # name -> (variant, processes, threads of each)
 }
 
 
-def prepared(name: str):
-    """(data, splits): training and validation; of CIFAR-10 the first 2,000 and 1,000 images of the usual splits."""
-    data = load(name, limit=None if name == "digits" else 2000)
-    data = replace(data, validation=Split(data.validation.images[:1000], data.validation.labels[:1000]))
-    return data, [on_device(split, data.mean, data.std) for split in (data.train, data.validation)]
+def timed(function, *args):
+    """(seconds, CPU seconds of this process, value)."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    value = function(*args)
+    return time.perf_counter() - wall, time.process_time() - cpu, value
 
 
-def jax_trainer(variant: str, name: str, epochs: int):
-    """``row -> (seconds, CPU seconds, seconds of compilation, accuracy, compilations)``."""
-    data, splits = prepared(name)
-    recipe = Recipe(epochs=epochs, batch=BATCH[name], gradient_clip=0.0)
+def jax_trainer(variant, data, splits, recipe):
+    """``row -> (seconds, CPU seconds, accuracy, seconds of compilation, compilations)``."""
     space = nasbench201(width=WIDTH, depth=DEPTH)
-    macro, shared = fit_macro(space.macro, data), []
+    macro, program = fit_macro(space.macro, data), None
+    settings = dict(count=len(data.train.labels), batch=recipe.batch, key=jax.random.key(0), order_seed=0)
 
-    def run(program, row, epochs):
-        def go():
-            settings = dict(count=len(data.train.labels), batch=recipe.batch, key=jax.random.key(0), order_seed=0)
-            *_, metrics = train_network(program, row, splits, epochs=epochs, report_at={epochs}, **settings)
-            return metrics["accuracy"]
-
-        return timed(go)
+    def run(row, epochs):
+        *_, metrics = train_network(program, row, splits, epochs=epochs, report_at={epochs}, **settings)
+        return metrics["accuracy"]
 
     def train(row):
-        program = shared[0] if shared else None
-        cold = 0.0
-        if program is None:
-            own = variant == "own"
-            program = own_program(space, row, macro, recipe) if own else make_program(space.supernet(macro), recipe)
-            cold = run(program, row, 1)[0]
-            shared.extend([] if own else [program])
-        seconds, cpu, accuracy = run(program, row, epochs)
+        nonlocal program
+        if cold := variant == "own" or program is None:
+            shared = variant == "shared" and make_program(space.supernet(macro), recipe)
+            program = shared or own_program(space, row, macro, recipe)
+            cold = timed(run, row, 1)[0]
+        measured = timed(run, row, recipe.epochs)
         # the first epoch was there to compile; what it takes once compiled is not compilation
-        return seconds, cpu, max(cold - seconds / epochs, 0.0), accuracy, program.compilations() if cold else 0
+        return *measured, max(cold - measured[0] / recipe.epochs, 0), program.compilations() if cold else 0
 
     return train
 
 
-def torch_trainer(variant: str, name: str, epochs: int, threads: int):
+def torch_trainer(variant, splits, recipe, threads):
     """The same for PyTorch, with the images normalised as ours are."""
     from experiments.torch_children import train_candidate
 
-    arrays = [[np.asarray(a) for a in gather(s, np.arange(len(s.labels)))] for s in prepared(name)[1]]
-    settings = dict(width=WIDTH, cells=DEPTH, epochs=epochs, batch=BATCH[name], threads=threads, seed=0)
-    settings |= dict(validation=arrays[1], channels_last=variant == "channels_last")
-
-    def train(row):
-        seconds, cpu, accuracy = timed(lambda: train_candidate(row, *arrays[0], **settings)[1])
-        return seconds, cpu, 0.0, accuracy, 0
-
-    return train
-
-
-def timed(function):
-    """(seconds, CPU seconds of this process, value)."""
-    started = time.perf_counter(), time.process_time()
-    value = function()
-    return time.perf_counter() - started[0], time.process_time() - started[1], value
+    images, validation = ([np.asarray(a) for a in gather(s, np.arange(len(s.labels)))] for s in splits)
+    settings = dict(width=WIDTH, cells=DEPTH, epochs=recipe.epochs, batch=recipe.batch, threads=threads, seed=0)
+    settings |= dict(validation=validation, channels_last=variant == "channels_last")
+    return lambda row: (*timed(lambda: train_candidate(row, *images, **settings)[1]), 0.0, 0)
 
 
 def work(pipe, variant: str, threads: int, name: str, epochs: int) -> None:
-    """A worker: lists of rows in, lists of measurements out, until None."""
+    """A worker: lists of rows in, lists of measurements out. Of CIFAR-10, 2,000 and 1,000 images."""
+    data = load(name, limit=None if name == "digits" else 2000)
+    data = replace(data, validation=Split(data.validation.images[:1000], data.validation.labels[:1000]))
+    splits = [on_device(split, data.mean, data.std) for split in (data.train, data.validation)]
+    recipe = Recipe(epochs=epochs, batch=BATCH[name], gradient_clip=0.0)
     ours = variant in ("shared", "own")
-    train = jax_trainer(variant, name, epochs) if ours else torch_trainer(variant, name, epochs, threads)
+    train = jax_trainer(variant, data, splits, recipe) if ours else torch_trainer(variant, splits, recipe, threads)
     pipe.send([train((3, 1, 2, 4, 3, 0))])  # compiles, and fills every library's caches
-    while rows := pipe.recv():
-        pipe.send([train(row) for row in rows])
+    while True:
+        pipe.send([train(row) for row in pipe.recv()])
 
 
 def start(variant, processes, threads, name, epochs):
@@ -119,63 +100,55 @@ def start(variant, processes, threads, name, epochs):
         here, there = context.Pipe()
         context.Process(target=work, args=(there, variant, threads, name, epochs), daemon=True).start()
         pipes.append(here)
-    return pipes, collect(pipes)
+    return pipes, [m for pipe in pipes for m in pipe.recv()]
 
 
-def collect(pipes) -> list:
-    """The measurements of all workers."""
-    return [measured for pipe in pipes for measured in pipe.recv()]
+def summary(rounds, ours, first, processes) -> dict:
+    """The figures of one contender: medians over rounds, and (median, least, most) of the ratios."""
+    measured, ours = np.asarray(rounds), np.asarray(ours)  # [rounds, candidates, 5]
+    each = measured[..., :2].mean(1)
+    ratios = each / ours[..., :2].mean(1) * (CORES / processes, 1)
+    compiling, compiled = measured[..., 3:].sum((0, 1)) + np.reshape(first, (-1, 5))[:, 3:].sum(0)
+    seconds, cpu = np.median(each, 0)
+    return {
+        "rate": 60 * processes / seconds,
+        "rate_all_in": 60 * processes / (seconds + compiling / measured[..., 0].size),
+        "compilations": int(compiled),
+        "accuracy": measured[..., 2].mean(),
+        "cpu": cpu,
+        "ours_over_it": np.quantile(ratios, (0.5, 0, 1), axis=0).T.tolist(),
+    }
 
 
 def main() -> None:
     """Prints the table, or with ``--json`` everything measured."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", choices=list(BATCH), default="digits")
     for name, default in dict(epochs=20, candidates=CORES, rounds=5, seed=0).items():
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--json", action="store_true")
     o = parser.parse_args()
-    loads = [os.getloadavg()[0]]
+    load_before, draw = os.getloadavg()[0], np.random.default_rng(o.seed)
     workers = {name: start(*setting, o.data, o.epochs) for name, setting in CONTENDERS.items()}
-    draw, rounds = np.random.default_rng(o.seed), {name: [] for name in CONTENDERS}
-    for _ in range(o.rounds):
-        rows = [tuple(map(int, row)) for row in draw.integers(0, 5, (o.candidates, 6))]
+    rounds = {name: [] for name in CONTENDERS}
+    for rows in draw.integers(0, 5, (o.rounds, o.candidates, 6)).tolist():
         for name, (pipes, _) in workers.items():
-            busy = pipes[: len(rows)]  # an empty list would end a worker
-            for i, pipe in enumerate(busy):
-                pipe.send(rows[i :: len(busy)])
-            rounds[name].append(collect(busy))
-    loads.append(os.getloadavg()[0])
-    table = {name: summary(rounds[name], rounds[OURS], workers[name][1], *CONTENDERS[name][:2]) for name in CONTENDERS}
+            for i, pipe in enumerate(pipes):
+                pipe.send(rows[i :: len(pipes)])
+            rounds[name].append([m for pipe in pipes for m in pipe.recv()])
+    first = {OURS: workers[OURS][1]}  # each process's compilation of the shared program
+    table = {n: summary(rounds[n], rounds[OURS], first.get(n, []), c[1]) for n, c in CONTENDERS.items()}
+    loads = load_before, os.getloadavg()[0]
     loaded = loads[0] > 0.5 or loads[1] > CORES + 0.5
     if o.json:
-        return print(json.dumps({"settings": vars(o), "cores": CORES, "loads": loads, "loaded": loaded, "rows": table}))
+        return print(json.dumps(vars(o) | {"cores": CORES, "load": loads, "loaded": loaded, "contenders": table}))
     print(f"{o.data}, {o.epochs} epochs, {o.rounds} rounds of {o.candidates} candidates, {CORES} cores")
-    print(f"{'':33}{'a minute':>9}{'all in':>8}{'compiled':>9}{'accuracy':>9}{'CPU s':>7}   ours over it: rate, CPU")
+    print(f"{'':33} a minute  all in compiled accuracy  CPU s   ours over it: rate, CPU (of rounds)")
     for name, e in table.items():
         print(f"{name:33}{e['rate']:9.1f}{e['rate_all_in']:8.1f}{e['compilations']:9}{e['accuracy']:9.3f}", end="")
-        print(f"{e['cpu']:7.2f}   {' '.join(f'{m:.2f} ({a:.2f}-{b:.2f})' for a, m, b in e['ours_over_it'])}")
-    said = "THE MACHINE WAS LOADED by others: trust the ratios, not the rates" if loaded else "no other load seen"
+        print(f"{e['cpu']:7.2f}   " + ", ".join(f"{m:.2f} ({a:.2f}-{b:.2f})" for m, a, b in e["ours_over_it"]))
+    said = "THE MACHINE WAS LOADED by others: trust the ratios" if loaded else "no other load seen"
     print(f"load average {loads[0]:.1f} before, {loads[1]:.1f} after: {said}")
-
-
-def summary(rounds, ours, first, variant, processes) -> dict:
-    """The figures of one contender: medians over rounds, and (least, median, most) of the ratios."""
-    every = [m for r in rounds for m in r]
-    seconds, cpu, our_seconds, our_cpu = ([mean(m[i] for m in r) for r in of] for of in (rounds, ours) for i in (0, 1))
-    compiled = every + (first if variant == "shared" else [])
-    all_in = median(seconds) + sum(m[2] for m in compiled) / len(every)
-    by_rate = [CORES * b / (processes * a) for a, b in zip(our_seconds, seconds, strict=True)]
-    by_cpu = [b / a for a, b in zip(our_cpu, cpu, strict=True)]
-    return {
-        "rate": 60 * processes / median(seconds),
-        "rate_all_in": 60 * processes / all_in,
-        "compilations": sum(m[4] for m in compiled),
-        "accuracy": mean(m[3] for m in every),
-        "cpu": median(cpu),
-        "ours_over_it": [(min(r), median(r), max(r)) for r in (by_rate, by_cpu)],
-        "rounds": rounds,
-    }
 
 
 if __name__ == "__main__":
