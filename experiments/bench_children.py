@@ -11,6 +11,7 @@ Run: ``python -m experiments.bench_children [--data digits|cifar10] [--epochs 20
 """
 
 import argparse
+import contextlib
 import json
 import multiprocessing as mp
 import os
@@ -25,8 +26,7 @@ from nas.evaluate import fit_macro, own_program, train_network
 from nas.train import Recipe, make_program
 from search_spaces import nasbench201
 
-WIDTH, DEPTH = 16, 1
-BATCH = {"digits": 128, "cifar10": 64}
+WIDTH, DEPTH, BATCH = 16, 1, {"digits": 128, "cifar10": 64}
 CORES = len(os.sched_getaffinity(0))
 OURS = "ours, shared program"
 CONTENDERS = {  # name -> (variant, processes, threads of each)
@@ -41,8 +41,7 @@ CONTENDERS = {  # name -> (variant, processes, threads of each)
 
 def timed(function, *args):
     """(seconds, CPU seconds of this process, value)."""
-    wall, cpu = time.perf_counter(), time.process_time()
-    value = function(*args)
+    wall, cpu, value = time.perf_counter(), time.process_time(), function(*args)
     return time.perf_counter() - wall, time.process_time() - cpu, value
 
 
@@ -88,26 +87,25 @@ def work(pipe, variant: str, threads: int, name: str, epochs: int) -> None:
     ours = variant in ("shared", "own")
     train = jax_trainer(variant, data, splits, recipe) if ours else torch_trainer(variant, splits, recipe, threads)
     pipe.send([train((3, 1, 2, 4, 3, 0))])  # compiles, and fills every library's caches
-    while True:
-        pipe.send([train(row) for row in pipe.recv()])
+    with contextlib.suppress(EOFError):  # the parent is gone
+        while True:
+            pipe.send([train(row) for row in pipe.recv()])
 
 
 def start(variant, processes, threads, name, epochs):
     """(pipes to started workers, measurements of their first candidates)."""
     os.environ["NPROC"] = str(threads)  # read when a worker imports JAX
-    context, pipes = mp.get_context("spawn"), []
-    for _ in range(processes):
-        here, there = context.Pipe()
-        context.Process(target=work, args=(there, variant, threads, name, epochs), daemon=True).start()
-        pipes.append(here)
+    context = mp.get_context("spawn")
+    pipes, theirs = zip(*(context.Pipe() for _ in range(processes)), strict=True)
+    for pipe in theirs:
+        context.Process(target=work, args=(pipe, variant, threads, name, epochs), daemon=True).start()
     return pipes, [m for pipe in pipes for m in pipe.recv()]
 
 
 def summary(rounds, ours, first, processes) -> dict:
     """The figures of one contender: medians over rounds, and (median, least, most) of the ratios."""
-    measured, ours = np.asarray(rounds), np.asarray(ours)  # [rounds, candidates, 5]
-    each = measured[..., :2].mean(1)
-    ratios = each / ours[..., :2].mean(1) * (CORES / processes, 1)
+    measured, ours = np.asarray([rounds, ours])  # [rounds, candidates, 5] each
+    each, ours = measured[..., :2].mean(1), ours[..., :2].mean(1)
     compiling, compiled = measured[..., 3:].sum((0, 1)) + np.reshape(first, (-1, 5))[:, 3:].sum(0)
     seconds, cpu = np.median(each, 0)
     return {
@@ -116,7 +114,7 @@ def summary(rounds, ours, first, processes) -> dict:
         "compilations": int(compiled),
         "accuracy": measured[..., 2].mean(),
         "cpu": cpu,
-        "ours_over_it": np.quantile(ratios, (0.5, 0, 1), axis=0).T.tolist(),
+        "ours_over_it": np.quantile(each / ours * (CORES / processes, 1), (0.5, 0, 1), axis=0).T.tolist(),
     }
 
 
@@ -124,31 +122,30 @@ def main() -> None:
     """Prints the table, or with ``--json`` everything measured."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", choices=list(BATCH), default="digits")
+    parser.add_argument("--json", action="store_true")
     for name, default in dict(epochs=20, candidates=CORES, rounds=5, seed=0).items():
         parser.add_argument(f"--{name}", type=int, default=default)
-    parser.add_argument("--json", action="store_true")
-    o = parser.parse_args()
-    load_before, draw = os.getloadavg()[0], np.random.default_rng(o.seed)
+    o, load_before = parser.parse_args(), os.getloadavg()[0]
     workers = {name: start(*setting, o.data, o.epochs) for name, setting in CONTENDERS.items()}
     rounds = {name: [] for name in CONTENDERS}
-    for rows in draw.integers(0, 5, (o.rounds, o.candidates, 6)).tolist():
+    for rows in np.random.default_rng(o.seed).integers(0, 5, (o.rounds, o.candidates, 6)).tolist():
         for name, (pipes, _) in workers.items():
             for i, pipe in enumerate(pipes):
                 pipe.send(rows[i :: len(pipes)])
             rounds[name].append([m for pipe in pipes for m in pipe.recv()])
-    first = {OURS: workers[OURS][1]}  # each process's compilation of the shared program
+    first = {OURS: workers[OURS][1]}  # compilation of the shared program
     table = {n: summary(rounds[n], rounds[OURS], first.get(n, []), c[1]) for n, c in CONTENDERS.items()}
     loads = load_before, os.getloadavg()[0]
     loaded = loads[0] > 0.5 or loads[1] > CORES + 0.5
     if o.json:
         return print(json.dumps(vars(o) | {"cores": CORES, "load": loads, "loaded": loaded, "contenders": table}))
     print(f"{o.data}, {o.epochs} epochs, {o.rounds} rounds of {o.candidates} candidates, {CORES} cores")
-    print(f"{'':33} a minute  all in compiled accuracy  CPU s   ours over it: rate, CPU (of rounds)")
+    print(" " * 34 + "a minute  all in compiled accuracy  CPU s   ours over it: rate, CPU (of rounds)")
     for name, e in table.items():
         print(f"{name:33}{e['rate']:9.1f}{e['rate_all_in']:8.1f}{e['compilations']:9}{e['accuracy']:9.3f}", end="")
         print(f"{e['cpu']:7.2f}   " + ", ".join(f"{m:.2f} ({a:.2f}-{b:.2f})" for m, a, b in e["ours_over_it"]))
     said = "THE MACHINE WAS LOADED by others: trust the ratios" if loaded else "no other load seen"
-    print(f"load average {loads[0]:.1f} before, {loads[1]:.1f} after: {said}")
+    print("load average {:.1f} before, {:.1f} after:".format(*loads), said)
 
 
 if __name__ == "__main__":

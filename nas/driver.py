@@ -16,7 +16,7 @@ import numpy as np
 
 from nas.cost import Cost, cost_column, count_costs
 from nas.errors import BadInput
-from nas.evaluate import Job, keep_going
+from nas.evaluate import Job, keep_going, use_compilation_cache
 from nas.files import read_json
 from nas.journal import RunFolder
 from nas.objective import Limit, Objective, check_costs, pareto_front
@@ -58,6 +58,7 @@ class Driver:
         self._again: list[Trial] = []
         self._rungs: dict[int, list[float]] = {}
         self._strategy = strategy
+        self._valid = jax.jit(space.valid)
         if strategy is not None:
             self._ask = jax.jit(strategy.ask, static_argnums=1) if strategy.pure else strategy.ask
             self._tell = jax.jit(strategy.tell) if strategy.pure else strategy.tell
@@ -83,7 +84,7 @@ class Driver:
         trial = Trial(int(asked.id[0]), np.asarray(asked.row[0]), int(asked.epochs[0]), bool(asked.random[0]))
         if trial.id != len(self.trials):
             raise BadInput(f"strategy: it asked for id {trial.id} where {len(self.trials)} is next; ids count from 0")
-        if not bool(self.space.valid(trial.row[None])[0]):
+        if not bool(self._valid(trial.row[None])[0]):
             raise BadInput(f"strategy: row {trial.row.tolist()} is not allowed in space '{self.space.name}'")
         self.folder.append(
             {"event": "asked", "id": trial.id, "row": trial.row, "epochs": trial.epochs, "random": trial.random}
@@ -243,6 +244,7 @@ def open_driver(
     space, strategy, evaluation, objective, costs, trials, seconds, seed, eta, macro, out, resume, *, executor: str
 ) -> Driver:
     """Checks the arguments of a search and opens its folder."""
+    use_compilation_cache()  # the strategy's programs are compiled here
     objective = objective or Objective()
     if macro is None:
         macro = evaluation.frame() if hasattr(evaluation, "frame") else space.macro
