@@ -86,8 +86,8 @@ def work(pipe, variant: str, threads: int, name: str, epochs: int) -> None:
     recipe = Recipe(epochs=epochs, batch=BATCH[name], gradient_clip=0.0)
     ours = variant in ("shared", "own")
     train = jax_trainer(variant, data, splits, recipe) if ours else torch_trainer(variant, splits, recipe, threads)
-    pipe.send([train((3, 1, 2, 4, 3, 0))])  # compiles, and fills every library's caches
-    with contextlib.suppress(EOFError):  # the parent is gone
+    with contextlib.suppress(EOFError, BrokenPipeError):  # the parent is gone
+        pipe.send([train((3, 1, 2, 4, 3, 0))])  # compiles, and fills every library's caches
         while True:
             pipe.send([train(row) for row in pipe.recv()])
 
@@ -125,7 +125,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     for name, default in dict(epochs=20, candidates=CORES, rounds=5, seed=0).items():
         parser.add_argument(f"--{name}", type=int, default=default)
-    o, load_before = parser.parse_args(), os.getloadavg()[0]
+    o, loads = parser.parse_args(), [os.getloadavg()[0]]
     workers = {name: start(*setting, o.data, o.epochs) for name, setting in CONTENDERS.items()}
     rounds = {name: [] for name in CONTENDERS}
     for rows in np.random.default_rng(o.seed).integers(0, 5, (o.rounds, o.candidates, 6)).tolist():
@@ -135,7 +135,7 @@ def main() -> None:
             rounds[name].append([m for pipe in pipes for m in pipe.recv()])
     first = {OURS: workers[OURS][1]}  # compilation of the shared program
     table = {n: summary(rounds[n], rounds[OURS], first.get(n, []), c[1]) for n, c in CONTENDERS.items()}
-    loads = load_before, os.getloadavg()[0]
+    loads.append(os.getloadavg()[0])
     loaded = loads[0] > 0.5 or loads[1] > CORES + 0.5
     if o.json:
         return print(json.dumps(vars(o) | {"cores": CORES, "load": loads, "loaded": loaded, "contenders": table}))
