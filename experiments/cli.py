@@ -117,6 +117,23 @@ def describe(
     model_commands.describe(config, cost, width, depth, space, json_)
 
 
+@app.command()
+def replay(
+    source: Annotated[str, typer.Argument(metavar="BENCHMARK", help="such as nasbench201; see docs/cli.md")],
+    strategy: Annotated[str, typer.Option(help="see docs/cli.md")] = "regularized_evolution",
+    dataset: Annotated[str | None, typer.Option(help="of the benchmark, such as cifar10")] = None,
+    queries: Annotated[int, typer.Option(help="budget, in trainings at the lowest fidelity", min=1)] = 100,
+    runs: Annotated[int, typer.Option(help="seeds", min=1)] = 500,
+    set_: Set = [],  # noqa: B006
+    seed: Seed = 0,
+    json_: Json = False,
+):
+    """Run a strategy on a table of trained networks, many seeds at once."""
+    from experiments import replay_command
+
+    replay_command.main(source, dataset, strategy, queries, runs, seed, set_, json_)
+
+
 @importer.command("arch")
 def import_arch(
     form: Annotated[str, typer.Argument(metavar="FORMAT", help="nb201 or genotype")],
