@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from nas.errors import BadInput
+
 State = Any  # a pytree of arrays
 
 
@@ -33,8 +35,9 @@ class Strategy(NamedTuple):
         ask: ``(State, n) -> (Asked of n slots, State)``. `n` is static under jit. Fewer candidates than slots means:
             wait for results. An ask that gives nothing leaves the state as it was.
         tell: ``(State, id int32[N], scores float32[N, M], violation float32[N, C]) -> State``. Results come in any
-            order, each id once; ids of -1 are skipped. Higher scores are better; NaN means the candidate failed.
-            `violation` is how far each constraint is exceeded, 0 where it is met; C may be 0.
+            order; an id of -1, one that was never asked or one that was told before changes nothing. Higher scores are
+            better; NaN means the candidate failed. `violation` is how far each constraint is exceeded, 0 where it is
+            met; C may be 0. Other shapes are a `BadInput` (`check_told`).
         done: ``(State) -> bool``, no further candidate will come whatever is told.
         name: of the method, for people and `search.json`.
         arguments: JSON values it was made with.
@@ -53,3 +56,29 @@ class Strategy(NamedTuple):
 def never_done(state: State) -> jax.Array:
     """For strategies that go on for as long as they are asked."""
     return jnp.asarray(False)
+
+
+def check_told(
+    name: str, ids, scores, violation, objectives: int | None = None, constraints: int | None = None
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """(ids int32[N], scores float32[N, M], violation float32[N, C]) of one ``tell``; only shapes are looked at.
+
+    Args:
+        name: of the strategy, for the message.
+        ids: int[N].
+        scores: [N, M].
+        violation: [N, C].
+        objectives: M; None takes any number.
+        constraints: C; None takes any number.
+
+    Raises:
+        BadInput: another shape.
+    """
+    told = jnp.asarray(ids, jnp.int32), jnp.asarray(scores, jnp.float32), jnp.asarray(violation, jnp.float32)
+    for what, array, columns in (("scores", told[1], objectives), ("violations", told[2], constraints)):
+        if array.ndim != 2 or array.shape[:1] != told[0].shape or columns not in (None, array.shape[1]):
+            wanted = f"[{told[0].size}, {'any number' if columns is None else columns}]"
+            raise BadInput(
+                f"{name}: {what} are of shape {list(array.shape)}, not {wanted} (candidates, {what} of each)"
+            )
+    return told

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from nas.space import SearchSpace
-from nas.strategy import Asked, Strategy, never_done
+from nas.strategy import Asked, Strategy, check_told, never_done
 
 
 class State(NamedTuple):
@@ -28,6 +28,7 @@ def random_search(space: SearchSpace) -> Strategy:
         return Asked(ids, rows, jnp.zeros(n, jnp.int32), jnp.ones(n, bool)), State(state.key, state.asked + n)
 
     def tell(state, ids, scores, violation):
+        check_told("random_search", ids, scores, violation)
         return state
 
     return Strategy(init, ask, tell, never_done, "random_search", {})

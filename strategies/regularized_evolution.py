@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from nas.errors import BadInput
 from nas.objective import fitness
 from nas.space import SearchSpace
-from nas.strategy import Asked, Strategy, never_done
+from nas.strategy import Asked, Strategy, check_told, never_done
 
 
 class State(NamedTuple):
@@ -114,7 +114,7 @@ def regularized_evolution(
         ), None
 
     def tell(state, ids, scores, violation):
-        told = (jnp.asarray(ids), jnp.asarray(scores, jnp.float32), jnp.asarray(violation, jnp.float32))
+        told = check_told("regularized_evolution", ids, scores, violation, objectives, constraints)
         return jax.lax.scan(tell_one, state, told)[0]
 
     arguments = {"population": population, "tournament": tournament, "in_flight": in_flight}
