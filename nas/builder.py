@@ -113,9 +113,12 @@ class LayerBuilder:
         """Whether the row takes this option: a bool array without dimensions, for ``&``, ``|`` and ``~``."""
         return np.bool_(self._decisions[decision].options[self._row[decision]] == option)
 
-    def width(self, decision: str) -> Any:
-        """The chosen option of a decision over channel counts, to be passed on as `features`."""
-        return self._decisions[decision].options[self._row[decision]]
+    def width(self, decision: str, of: Callable[[Any], int] = int) -> Any:
+        """A channel count that a decision chooses, to be passed on as `features`: `of` its option.
+
+        Counts that follow from one decision, such as a layer's channels and six times as many, are each a call.
+        """
+        return of(self._decisions[decision].options[self._row[decision]])
 
     # ---- names ---------------------------------------------------------------------------------------------------
     @contextlib.contextmanager
@@ -128,12 +131,17 @@ class LayerBuilder:
             self._path.pop()
 
     @contextlib.contextmanager
-    def block(self, kind: str, name: str | None = None) -> Iterator[None]:
+    def block(self, kind: str | Callable[[Sequence[Layer]], str], name: str = "") -> Iterator[None]:
         """A scope whose layers are measured together; `kind` and the shapes at its ends make its block key.
 
         A block inside a block is a plain scope.
+
+        Args:
+            kind: equal for equal blocks only; ``-name:value`` in it are attributes, see `nas.layers.parse_block`. A
+                function, of the block's layers, where choices are taken inside.
+            name: of the scope; default `kind`, or ``block`` where that is a function.
         """
-        with self.scope(name or kind):
+        with self.scope(name or ("block" if callable(kind) else kind)):
             if self._in_block:
                 yield
                 return
@@ -149,6 +157,7 @@ class LayerBuilder:
         own = self._layers[first:]
         outside = dict.fromkeys(i for layer in own for i in layer.inputs if i < first)
         ins = "+".join(_dims(self._layers[i].output_shape) for i in outside) or "none"
+        kind = kind(own) if callable(kind) else kind
         key = f"{kind}-input:{ins}-output:{_dims(own[-1].output_shape)}"
         self._layers[first:] = [
             Layer(x.name, x.op, x.attributes, x.inputs, x.input_shapes, x.output_shape, place, key) for x in own
@@ -219,6 +228,21 @@ class LayerBuilder:
             return terms[0] if terms else xs[0]
         self._same_size(terms, name)
         return self._add("add", terms, self.shape(terms[0]), name, {})
+
+    def multiply(self, x: Any, gate: Any, *, name: str = "multiply") -> Any:
+        """Each channel of x (H, W, C) or (C,) times its entry of `gate` (C,): the end of squeeze-and-excitation."""
+        if self.shape(gate) != self.shape(x)[-1:]:
+            raise BadInput(f"network: '{name}' takes a gate of shape {self.shape(x)[-1:]}, not {self.shape(gate)}")
+        return self._add("multiply", (x, gate), self.shape(x), name, {})
+
+    def channel_shuffle(self, x: Any, groups: int, *, name: str = "channel_shuffle") -> Any:
+        """Channels dealt out over `groups` in turn, so that the next grouped convolution sees all of them.
+
+        Zhang et al., "ShuffleNet", CVPR 2018. Not for widths that are a decision.
+        """
+        if self.shape(x)[-1] % groups:
+            raise BadInput(f"network: '{name}' cannot deal {self.shape(x)[-1]} channels out over {groups} groups")
+        return self._add("channel_shuffle", (x,), self.shape(x), name, dict(groups=groups))
 
     def concat(self, xs: Sequence[Any], *, keep: Sequence[Any] | None = None, name: str = "concat") -> Any:
         """Concatenation along channels, of those parts for which `keep` holds (at least one)."""

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from nas.layers import Layer, Shape
+from nas.layers import Layer, Shape, parse_block
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def _same_block(a, b):
     return bool(a.block) and (a.scope, a.block) == (b.scope, b.block)
 
 
-_FOLDED = ("conv", "batch_norm", "activation", "offset", "linear", "global_avg_pool")
+_FOLDED = ("conv", "batch_norm", "activation", "offset", "linear", "global_avg_pool", "channel_shuffle")
 
 
 def _chained(a, b, at, readers):
@@ -99,7 +99,7 @@ def _chained(a, b, at, readers):
 def _node(own, group, inputs):
     first = own[0]
     name = first.scope or first.name
-    kind = first.block.split("-input:")[0] if first.block else _operation(own)
+    kind = parse_block(first.block).kind if first.block else _operation(own)
     parents = name.split(".") if first.block else name.split(".")[:-1]
     digit = next((i for i, part in enumerate(parents) if part.isdigit()), None)
     unit = ".".join(parents[: digit + 1]) if digit is not None else (parents[0] if parents else name)
@@ -119,7 +119,7 @@ def _family(own):
     convs = [x.attributes for x in own if x.op == "conv"]
     if ops == {"input"}:
         return "port"
-    if "linear" in ops or ("global_avg_pool" in ops and not convs):
+    if not convs and ops & {"linear", "global_avg_pool"}:
         return "head"
     if convs:
         wide = any(max(a["kernel"]) > 1 for a in convs)

@@ -23,6 +23,8 @@ from jax import Array, lax
 
 # Elements of a chunk of images whose views stay in a core's cache during a kernel gradient.
 CHUNK_ELEMENTS = 2**16
+# Groups of a convolution that are computed one by one; more of them compile for longer than they save.
+MOST_GROUPS = 8
 
 
 class Window(NamedTuple):
@@ -94,7 +96,8 @@ def conv2d(x: Array, kernel: Array, *, stride: int | tuple[int, int] = 1, dilati
       the kernel (and of the input, at a stride) is a naive loop;
     * 1x1, and windows that cover the image, as 3x3 on 2x2 pixels: a matrix product;
     * depthwise (`groups == C == O`): a sum of shifted products, because XLA's grouped convolution
-      is a naive loop even outside `scan`.
+      is a naive loop even outside `scan`;
+    * up to `MOST_GROUPS` groups: so many dense convolutions side by side, for the same reason.
 
     Other groupings go to the library unchanged.
     """
@@ -103,6 +106,9 @@ def conv2d(x: Array, kernel: Array, *, stride: int | tuple[int, int] = 1, dilati
         return _dense(x, kernel, window)
     if groups == x.shape[-1] == kernel.shape[-1]:
         return _depthwise(x, kernel, window)
+    if groups <= MOST_GROUPS:
+        parts = zip(jnp.split(x, groups, -1), jnp.split(kernel, groups, -1), strict=True)
+        return jnp.concatenate([_dense(x, kernel, window) for x, kernel in parts], -1)
     return _library(x, kernel, window, groups)
 
 

@@ -45,10 +45,38 @@ OPS = (
     "global_avg_pool",
     "linear",  # features, bias
     "add",
+    "multiply",  # the first input, channel by channel, by the second, a gate (channels,)
+    "channel_shuffle",  # groups: channel i of group g goes to place i * groups + g (ShuffleNet)
     "zeros",  # no inputs
     "concat",  # along channels; kept: for each possible part whether it is there, widths: of each possible part
     "offset",  # drops the first row and column: the second half of a factorised reduction
 )
+
+
+class BlockKey(NamedTuple):
+    """A block key taken apart: what a table of block latencies is looked up by.
+
+    Attributes:
+        kind: such as ``mbconv_k5_e6`` or ``stem``.
+        attributes: the ``-name:value`` pairs after it, whole numbers where they are such.
+        inputs: shapes of the block's inputs.
+        output: its output shape.
+    """
+
+    kind: str
+    attributes: dict[str, int | str]
+    inputs: tuple[Shape, ...]
+    output: Shape
+
+
+def parse_block(key: str) -> BlockKey:
+    """``mbconv_k5_e6-kernel:5-stride:2-input:56x56x24-output:28x28x40``, a `Layer.block`, in its parts."""
+    head, _, ends = key.rpartition("-input:")
+    ins, _, out = ends.rpartition("-output:")
+    kind, *pairs = head.split("-")
+    attributes = {name: int(v) if v.isdigit() else v for name, _, v in (pair.partition(":") for pair in pairs)}
+    shapes = [] if ins == "none" else [tuple(map(int, shape.split("x"))) for shape in ins.split("+")]
+    return BlockKey(kind, attributes, tuple(shapes), tuple(map(int, out.split("x"))))
 
 
 # ---- counts ------------------------------------------------------------------------------------------------------

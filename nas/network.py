@@ -140,6 +140,12 @@ def _fixed(layer: Layer, ins: list[jax.Array]) -> jax.Array:
             return ins[0].mean((1, 2))
         case "add":
             return sum(ins[1:], ins[0])
+        case "multiply":
+            return ins[0] * ins[1].reshape(ins[1].shape[0], *(1,) * (ins[0].ndim - 2), -1)
+        case "channel_shuffle":
+            shape = ins[0].shape
+            groups = ins[0].reshape(*shape[:-1], a["groups"], -1)
+            return groups.swapaxes(-1, -2).reshape(shape)
         case "concat":
             return jnp.concatenate(ins, -1)
         case "offset":

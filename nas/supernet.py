@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from nas.space import Macro, SearchSpace
 
 
+# operations whose output has the channels of their (first) input
+PASSING = ("activation", "batch_norm", "offset", "global_avg_pool", "avg_pool", "max_pool", "multiply")
+
+
 class Supernet(NamedTuple):
     """Pure functions; the weights of all choices live side by side in one pytree.
 
@@ -143,9 +147,9 @@ class _Collect(LayerBuilder):
     def chosen(self, decision, option):
         return np.bool_(True) if self.row is None else _chosen(self._decisions[decision], self.row[decision], option)
 
-    def width(self, decision):
-        options = self._decisions[decision].options
-        return Elastic(max(options), None if self.row is None else jnp.asarray(options)[self.row[decision]])
+    def width(self, decision, of=int):
+        counts = [of(option) for option in self._decisions[decision].options]
+        return Elastic(max(counts), None if self.row is None else jnp.asarray(counts)[self.row[decision]])
 
     def concat(self, xs, *, keep=None, name="concat"):
         handle = super().concat(xs, name=name)
@@ -195,9 +199,9 @@ class _Run(LayerBuilder):
     def chosen(self, decision, option):
         return _chosen(self._decisions[decision], self._row[decision], option)
 
-    def width(self, decision):
-        options = self._decisions[decision].options
-        return Elastic(max(options), jnp.asarray(options)[jnp.int32(self._row[decision])])
+    def width(self, decision, of=int):
+        counts = [of(option) for option in self._decisions[decision].options]
+        return Elastic(max(counts), jnp.asarray(counts)[jnp.int32(self._row[decision])])
 
     def _choose(self, decision, cases):
         options = self._decisions[decision].options
@@ -305,6 +309,8 @@ class _Run(LayerBuilder):
 
     def _add(self, op, inputs, shape, name, attributes):
         ins = [self.solid(x) for x in inputs]
+        if op == "channel_shuffle" and ins[0].active is not None:
+            raise BadInput(f"network: '{name}' cannot shuffle channels whose number is a decision")
         shapes = tuple(self.shape(x) for x in ins)
         path = ".".join([*self._path, name])
         layer = Layer(path, op, attributes, tuple(range(len(ins))), shapes, tuple(shape))
@@ -339,7 +345,7 @@ def _cut(layers, layer, name, array, collected):
     if layer.attributes.get("groups", 1) > 1:
         return array
     source = layer.inputs[0]
-    while layers[source].op in ("activation", "batch_norm", "offset", "global_avg_pool", "avg_pool", "max_pool"):
+    while layers[source].op in PASSING:
         source = layers[source].inputs[0]
     attributes = layers[source].attributes
     if layers[source].op == "concat" and not all(attributes["kept"]):
