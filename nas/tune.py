@@ -181,6 +181,8 @@ def _run(driver, evaluation, observer, workers, cpus, gpus, callbacks):
                 name="search",
                 storage_path=storage,
                 verbose=0,
+                # the journal is the truth; a checkpoint of each candidate would cost a round trip to its worker
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
                 # a candidate that kills its worker gets one more chance: the worker may have been the one at fault
                 failure_config=tune.FailureConfig(max_failures=1),
                 callbacks=list(callbacks),
