@@ -1,9 +1,14 @@
 """Search strategies: one file a method, one row here."""
 
+from strategies.optuna_sampler import nsga2, nsga3, optuna_random, optuna_sampler, tpe
 from strategies.random_search import random_search
 from strategies.regularized_evolution import regularized_evolution
 
 STRATEGIES = {
     "random_search": random_search,
     "regularized_evolution": regularized_evolution,
+    "tpe": tpe,
+    "nsga2": nsga2,
+    "nsga3": nsga3,
+    "optuna_random": optuna_random,
 }
