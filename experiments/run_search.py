@@ -160,7 +160,8 @@ def _population(o, out, takes):
         held = read_json(out / "search.json", "search description").get("strategy", {}).get("arguments", {})
         return {name: held[name] for name in ("population", "tournament") if name in held}
     population = min(25, max(4, o.trials // 3))
-    return {"population": population, "tournament": max(2, population // 4)}
+    chosen = {"population": population, "tournament": max(2, population // 4)}
+    return {name: value for name, value in chosen.items() if name in takes}
 
 
 def _strategy(name, space, arguments, shape):

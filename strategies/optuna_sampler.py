@@ -16,7 +16,7 @@ import numpy as np
 
 from nas.errors import BadInput
 from nas.space import SearchSpace
-from nas.strategy import Asked, Strategy, never_done
+from nas.strategy import Asked, Strategy, check_told, never_done
 
 if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
@@ -170,12 +170,8 @@ def _strategy(space, sampler, name, arguments, objectives, constraints, startup=
         return Asked(ids, rows, np.zeros(n, np.int32), np.full(n, random)), state
 
     def tell(state, ids, scores, violation):
-        ids, scores, violation = np.asarray(ids), np.asarray(scores, np.float32), np.asarray(violation, np.float32)
-        if scores.shape != (len(ids), objectives) or violation.shape != (len(ids), constraints):
-            raise BadInput(
-                f"{name}: told scores {scores.shape} and violations {violation.shape} of {len(ids)} candidates; "
-                f"it was made with objectives={objectives}, constraints={constraints}"
-            )
+        told = check_told(name, ids, scores, violation, objectives, constraints)
+        ids, scores, violation = map(np.asarray, told)
         first = np.unique(ids, return_index=True)[1]  # an id told twice counts once
         new = [i for i in sorted(first) if 0 <= ids[i] < len(state.rows) and ids[i] not in state.told]
         if not new:

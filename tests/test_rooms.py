@@ -34,6 +34,8 @@ def test_rooms_import_only_what_they_may(room):
             assert top not in ROOMS or top in MAY[room], f"{path.relative_to(ROOT)} imports {name}"
             if top == "ray":
                 assert path in (ROOT / "nas" / "tune.py", ROOT / "experiments" / "bench_dispatch.py"), path
+            if top == "optuna":
+                assert path == ROOT / "strategies" / "optuna_sampler.py", path
             if top in ("torch", "torchvision"):
                 assert path.parent == ROOT / "experiments", path
 

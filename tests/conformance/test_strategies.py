@@ -40,8 +40,12 @@ def additive(rows) -> np.ndarray:
 CASES = {
     "random_search": {},
     "regularized_evolution": {"population": 8, "tournament": 3, "in_flight": 16},
+    "tpe": {"n_startup_trials": 6},
+    "nsga2": {"population": 8},
+    "nsga3": {"population": 8},
+    "optuna_random": {},
 }
-LEARN = [name for name in CASES if name != "random_search"]
+LEARN = [name for name in CASES if name not in ("random_search", "optuna_random")]
 
 
 SPACES = {conditional: toy(conditional) for conditional in (False, True)}
@@ -140,12 +144,13 @@ def test_jit_changes_nothing(name):
     assert (compiled == plain).all()
 
 
-@pytest.mark.parametrize("name", PURE)
+@pytest.mark.parametrize("name", CASES)
 def test_the_state_is_all_there_is_after_every_tell(name):
     """Saved and loaded after each tell, with results out of order, a search asks for the same rows."""
     strategy = make(name)
-    whole, end = run(strategy, trials=25, in_flight=3, shuffle=True)
-    again, loaded = run(strategy, trials=25, in_flight=3, shuffle=True, between=through_numpy)
+    trials = 25 if strategy.pure else 15  # a library may repeat its whole history for each state that was loaded
+    whole, end = run(strategy, trials=trials, in_flight=3, shuffle=True)
+    again, loaded = run(strategy, trials=trials, in_flight=3, shuffle=True, between=through_numpy)
     assert (whole == again).all()
     assert same(end, loaded)
 
@@ -239,7 +244,8 @@ def test_several_objectives_and_a_constraint(name):
     for seed in range(3):
         calls = iter(range(10**6))
         score = lambda r: ([np.nan] * 2, [np.nan]) if next(calls) % 10 == 9 else several(r)  # noqa: B023, E731
-        rows, _ = run(strategy, trials=60, seed=seed, score=score, in_flight=3, shuffle=True, between=through_numpy)
+        saving = through_numpy if strategy.pure else lambda state: state
+        rows, _ = run(strategy, trials=60, seed=seed, score=score, in_flight=3, shuffle=True, between=saving)
         assert bool(SPACES[True].valid(rows).all())
         within.append(rows[30:].sum(-1) <= MOST)
     if name in LEARN:
