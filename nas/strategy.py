@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from nas.errors import BadInput
 
@@ -21,10 +22,10 @@ class Asked(NamedTuple):
         random: bool[N], drawn without using any result: what a report estimates the random baseline from.
     """
 
-    id: jax.Array
-    row: jax.Array
-    epochs: jax.Array
-    random: jax.Array
+    id: jax.Array | np.ndarray
+    row: jax.Array | np.ndarray
+    epochs: jax.Array | np.ndarray
+    random: jax.Array | np.ndarray
 
 
 class Strategy(NamedTuple):

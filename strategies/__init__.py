@@ -1,6 +1,7 @@
 """Search strategies: one file a method, one row here."""
 
-from strategies.optuna_sampler import nsga2, nsga3, optuna_random, optuna_sampler, tpe
+from strategies.optuna_sampler import nsga2, nsga3, optuna_random, tpe
+from strategies.optuna_sampler import optuna_sampler as optuna_sampler
 from strategies.random_search import random_search
 from strategies.regularized_evolution import regularized_evolution
 

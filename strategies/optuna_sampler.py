@@ -214,7 +214,7 @@ class _Study:
         with _quiet():
             trial = self.study.ask()
             for i, decision in enumerate(self.space.decisions):
-                options, name = range(len(decision.options)), decision.name
+                options, name = list(range(len(decision.options))), decision.name
                 if self.space.allowed_of is not None:
                     allowed = np.flatnonzero(np.asarray(self.masks(row))[i]).tolist()
                     name += "" if len(allowed) == len(options) else f"[{','.join(map(str, allowed))}]"
