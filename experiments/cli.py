@@ -152,12 +152,12 @@ def import_arch(
 
 @app.command()
 def export(
-    config: Annotated[Path, typer.Argument(help="architecture config")],
-    to: Annotated[str, typer.Option(help="nb201 or genotype")],
+    config: Annotated[Path, typer.Argument(help="architecture config; for onnx also a folder that nas train wrote")],
+    to: Annotated[str, typer.Option(help="nb201, genotype or onnx")],
     space: Own = None,
     out: Out = None,
 ):
-    """Write an architecture in a published format."""
+    """Write an architecture in a published format, or a trained model as ONNX."""
     from experiments import model_commands
 
     model_commands.export(config, to, space, out)

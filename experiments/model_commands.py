@@ -5,6 +5,8 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import jax
+
 from experiments.cli import show
 from experiments.options import (
     RECIPE_SETTINGS,
@@ -19,7 +21,9 @@ from nas import config as configs
 from nas.cost import count_costs
 from nas.data import load
 from nas.errors import BadInput, suggest
+from nas.files import write_atomic
 from nas.model import evaluate_model, load_model, save_model, train_model
+from nas.network import init_layers
 from nas.space import Macro
 from search_spaces import SPACES
 from search_spaces.genotype import from_row, parse, space_of, to_row
@@ -182,6 +186,8 @@ def _shape(text):
 
 def export(path, to, own, out):
     """`nas export`."""
+    if to == "onnx":
+        return _export_onnx(Path(path), own, out)
     architecture = _load(path, own)
     if to == "nb201":
         if architecture.space.name != "nasbench201":
@@ -190,8 +196,31 @@ def export(path, to, own, out):
     elif to == "genotype":
         text = str(from_row(architecture.row, architecture.space))
     else:
-        raise BadInput(f"--to: no format '{to}'; {suggest(to, ('nb201', 'genotype'))}")
+        raise BadInput(f"--to: no format '{to}'; {suggest(to, ('nb201', 'genotype', 'onnx'))}")
     if out is None:
         return print(text)
     Path(out).write_text(text + "\n")
     print(f"written to {out}")
+
+
+def _export_onnx(path, own, out):
+    """A trained model's folder with its weights and normalisation, or a config with random weights."""
+    from hw_models.onnx_graph import to_onnx
+
+    if out is None:
+        raise BadInput("export --to onnx: say where to write it: --out model.onnx")
+    if path.is_dir():
+        model = load_model(path)
+        layers, arrays = model.network.layers, model.network.weights()
+        normalised = {"mean": model.mean, "std": model.std}
+        about = {"classes": model.classes, "choices": model.config["choices"], "space": model.config["space"]["name"]}
+        holds = "trained weights; takes float images, 8-bit ones divided by 255"
+    else:
+        architecture = _load(path, own)
+        layers, normalised = architecture.layers, {}
+        arrays = init_layers(layers, jax.random.key(0))
+        about = {"choices": architecture.space.decode(architecture.row), "space": architecture.space.name}
+        holds = "random weights, good for measuring alone; for a trained network give the folder that nas train wrote"
+    written = to_onnx(layers, *arrays, metadata=about, **normalised).SerializeToString()
+    write_atomic(out, written)
+    print(f"written to {out} ({len(written) / 1e6:.2f} MB): {holds}")

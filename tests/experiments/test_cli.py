@@ -5,9 +5,12 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from experiments import cli
+from nas.data import load
+from nas.model import load_model
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::ResourceWarning"
@@ -86,6 +89,14 @@ def test_train_evaluate_describe(nas, folder, tmp_path):
     found = json.loads(out)
     assert not code and found["params"] > 0 and found["macs"] > 0 and found["memory_bytes"] > 0
 
+    runtime = pytest.importorskip("onnxruntime", reason="the extra 'onnx' is not installed")
+    code, out, _ = nas("export", model, "--to", "onnx", "--out", tmp_path / "m.onnx")
+    assert not code and "trained weights" in out
+    images = np.float32(load("digits").test.images[:20])
+    session = runtime.InferenceSession(str(tmp_path / "m.onnx"), providers=["CPUExecutionProvider"])
+    logits = session.run(["output"], {"images": images})[0]
+    np.testing.assert_allclose(logits, load_model(model).logits(images), rtol=1e-4, atol=1e-4)
+
 
 def test_import_describe_export_nasbench201(nas, tmp_path):
     code, _, _ = nas("import", "arch", "nb201", ARCH, "--classes", 10, "--out", tmp_path / "a.json")
@@ -94,6 +105,11 @@ def test_import_describe_export_nasbench201(nas, tmp_path):
     assert json.loads(out)["params"] == 1_288_506  # the paper's table
     code, out, _ = nas("export", tmp_path / "a.json", "--to", "nb201")
     assert not code and out.strip() == ARCH
+    pytest.importorskip("onnx", reason="the extra 'onnx' is not installed")
+    code, out, _ = nas("export", tmp_path / "a.json", "--to", "onnx", "--out", tmp_path / "a.onnx")
+    assert not code and "random weights" in out and (tmp_path / "a.onnx").stat().st_size > 4 * 1_288_506
+    code, _, err = nas("export", tmp_path / "a.json", "--to", "onnx")
+    assert code == 2 and "--out model.onnx" in err
 
 
 def test_import_describe_export_genotype(nas, tmp_path):
