@@ -158,10 +158,15 @@ class SearchSpace:
 
         That is uniform over rows only where every option is always allowed.
         """
-        return jax.vmap(self._sample_one)(jax.random.split(key, n))
+        return jax.vmap(self.sample_from)(jax.random.uniform(key, (n, self.length)))
 
-    def _sample_one(self, key):
-        uniform = jax.random.uniform(key, (self.length,))
+    def sample_from(self, uniform: jax.Array) -> Row:
+        """int32[L] from float32[L] in [0, 1): the same as `sample`, for a caller that draws its numbers at once.
+
+        Each call of a generator takes a third of a second to compile; a strategy whose `ask` makes one is the quicker.
+        """
+        if self.allowed_of is None:
+            return _nth(uniform, jnp.asarray(self.cardinalities))
         row = jnp.zeros(self.length, jnp.int32)
         for i in range(self.length):
             row = row.at[i].set(_pick(self.allowed(row, i), uniform[i]))
@@ -174,20 +179,31 @@ class SearchSpace:
         are drawn anew where they are not. A row without any choice comes back as it is.
         """
         rows = jnp.asarray(rows, jnp.int32)
-        return jax.vmap(self._mutate_one)(jax.random.split(key, rows.shape[0]), rows)
+        return jax.vmap(self.mutate_from)(jax.random.uniform(key, (rows.shape[0], self.length + 1)), rows)
 
-    def _mutate_one(self, key, row):
-        choose, uniforms = jax.random.split(key)
+    def mutate_from(self, uniform: jax.Array, row: Row) -> Row:
+        """int32[L] from float32[L + 1] in [0, 1) and int32[L]: the same as `mutate`, see `sample_from`."""
+        if self.allowed_of is None:
+            return self._mutate_freely(uniform, row)
         free = jnp.stack([self.allowed(row, i).sum() > 1 for i in range(self.length)])
-        target = jnp.where(free.any(), _pick(free, jax.random.uniform(choose)), -1)
-        uniform = jax.random.uniform(uniforms, (self.length,))
+        target = jnp.where(free.any(), _pick(free, uniform[0]), -1)
         for i in range(self.length):
             mask = self.allowed(row, i)
             other = mask & (jnp.arange(mask.shape[0]) != row[i])
-            drawn = _pick(jnp.where(target == i, other, mask), uniform[i])
+            drawn = _pick(jnp.where(target == i, other, mask), uniform[i + 1])
             keep = (target != i) & mask[row[i]]
             row = row.at[i].set(jnp.where(keep, row[i], drawn))
         return row
+
+    def _mutate_freely(self, uniform, row):
+        """`mutate_from` where every option is always allowed; a fraction of its instructions."""
+        sizes = np.asarray(self.cardinalities)
+        free = np.flatnonzero(sizes > 1)
+        if not len(free):
+            return row
+        target = jnp.asarray(free)[_nth(uniform[0], len(free))]
+        other = _nth(uniform[1:], jnp.asarray(np.maximum(sizes - 1, 1)))
+        return jnp.where(jnp.arange(self.length) == target, other + (other >= row), row)
 
     def neighbours(self, row: Row) -> np.ndarray:
         """int32[M, L]: every row one allowed change away (later decisions that no longer fit take their first)."""
@@ -274,9 +290,12 @@ class SearchSpace:
 
 def _pick(mask, uniform):
     """Index of a True of `mask`, uniform over them, by one uniform number."""
-    count = mask.sum()
-    nth = jnp.minimum((uniform * count).astype(jnp.int32), count - 1)
-    return jnp.argmax(jnp.cumsum(mask) > nth).astype(jnp.int32)
+    return jnp.argmax(jnp.cumsum(mask) > _nth(uniform, mask.sum())).astype(jnp.int32)
+
+
+def _nth(uniform, count):
+    """int32, uniform over 0..count-1."""
+    return jnp.minimum((uniform * count).astype(jnp.int32), count - 1)
 
 
 def _plain(value):

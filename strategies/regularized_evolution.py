@@ -77,14 +77,20 @@ def regularized_evolution(
         )
 
     def candidate(state, id):
-        draw, fight, mutate = jax.random.split(jax.random.fold_in(state.key, id), 3)
         alive = jnp.minimum(state.born, population)
-        members = jax.random.randint(fight, (tournament,), 0, jnp.maximum(alive, 1))
-        ranks = fitness(state.scores, state.violation, valid=jnp.arange(population) < alive)
-        parent = members[jnp.argmax(ranks[members])]
+        # all numbers from one draw: most of the time to compile goes to generators
+        uniform = jax.random.uniform(jax.random.fold_in(state.key, id), (tournament + 2 * space.length + 1,))
+        fight, draw, change = jnp.split(uniform, (tournament, tournament + space.length))
+        members = jnp.minimum((fight * alive).astype(jnp.int32), jnp.maximum(alive - 1, 0))
+        parent = members[jnp.argmax(ranks(state, alive)[members])]
         random = (id < population) | (alive == 0)
-        child = space.mutate(mutate, state.rows[parent][None])[0]
-        return jnp.where(random, space.sample(draw, 1)[0], child), random
+        child = space.mutate_from(change, state.rows[parent])
+        return jnp.where(random, space.sample_from(draw), child), random
+
+    def ranks(state, alive):
+        if objectives == 1 and constraints == 0:
+            return state.scores[:, 0]  # what `fitness` orders by, without comparing each with each
+        return fitness(state.scores, state.violation, valid=jnp.arange(population) < alive)
 
     def ask(state, n):
         # the k-th new candidate takes the k-th free place; without a place it is not asked

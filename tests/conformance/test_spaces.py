@@ -10,7 +10,7 @@ from flax import nnx
 
 from nas.errors import BadInput
 from nas.layers import counts
-from nas.space import Decision, Macro
+from nas.space import Decision, Macro, SearchSpace
 from search_spaces import SPACES
 
 # space, what its factory is called with, a small macro, its fingerprint: a changed one breaks people's saved files
@@ -56,6 +56,18 @@ def test_a_mutant_differs_in_one_decision_and_in_those_it_forbids(space, macro):
             kept[i] = row[i]
             assert not valid(kept[None])[0], "a later decision changed without need"
             kept[i] = mutant[i]
+
+
+@pytest.mark.parametrize("cardinalities", [(5, 5, 5), (1, 7, 2, 1), (1, 1)])
+def test_a_space_without_conditions_is_drawn_as_one_whose_conditions_always_hold(cardinalities):
+    decisions = tuple(Decision(f"d{i}", range(n)) for i, n in enumerate(cardinalities))
+    free = SearchSpace("free", decisions, lambda net, macro: net.input, Macro(1, 1, (1, 1, 1), 1))
+    asked = dataclasses.replace(free, allowed_of=lambda row, i: np.ones(cardinalities[i], bool))
+    rows = free.sample(KEY, 300)
+    assert np.array_equal(rows, asked.sample(KEY, 300))
+    assert np.array_equal(free.mutate(KEY, rows), asked.mutate(KEY, rows))
+    for column, size in zip(np.asarray(rows).T, cardinalities, strict=True):
+        assert np.bincount(column, minlength=size).min() > 0.6 * 300 / size and column.max() < size
 
 
 @all_spaces

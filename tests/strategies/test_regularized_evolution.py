@@ -24,15 +24,17 @@ def make(space, **arguments):
 def reference(space, strategy, population, tournament, score, trials, seed):
     """The paper's loop over plain lists, drawing from the same keys."""
     key, queue, rows = jax.random.key(seed), [], []
-    mutate_one, sample_one = jax.jit(space.mutate), jax.jit(lambda k: space.sample(k, 1))
+    sizes, length = space.cardinalities, space.length
     for i in range(trials):
-        draw, fight, mutate = jax.random.split(jax.random.fold_in(key, i), 3)
+        uniform = jax.random.uniform(jax.random.fold_in(key, i), (tournament + 2 * length + 1,)).tolist()
         if i < population:
-            row = sample_one(draw)[0]
+            row = [int(u * size) for u, size in zip(uniform[tournament:], sizes, strict=False)]
         else:
-            members = np.asarray(jax.random.randint(fight, (tournament,), 0, len(queue)))
-            parent = max(members, key=lambda m: (queue[m][1], -list(members).index(m)))
-            row = mutate_one(mutate, queue[parent][0][None])[0]
+            members = [int(u * len(queue)) for u in uniform[:tournament]]
+            parent = max(members, key=lambda m: (queue[m][1], -members.index(m)))
+            place, *other = uniform[tournament + length :]
+            row, at = list(queue[parent][0]), int(place * length)
+            row[at] = [o for o in range(sizes[at]) if o != row[at]][int(other[at] * (sizes[at] - 1))]
         rows.append(np.asarray(row))
         entry = (row, np.float32(score(np.asarray(row))))
         if len(queue) < population:
@@ -84,8 +86,8 @@ def test_a_parent_within_the_limits_is_preferred(space):
     good = np.asarray(asked.row[1])
     for _ in range(20):
         child, after = strategy.ask(state, 1)
-        fought = jax.random.randint(jax.random.split(jax.random.fold_in(state.key, child.id[0]), 3)[1], (2,), 0, 2)
-        if 1 in fought.tolist():
+        fought = jax.random.uniform(jax.random.fold_in(state.key, child.id[0]), (2 + 2 * space.length + 1,))[:2] * 2
+        if 1 in fought.astype(int).tolist():
             assert (np.asarray(child.row[0]) != good).sum() == 1
         # ask again without telling: another candidate, the same population
         state = after._replace(waiting=state.waiting)
