@@ -69,9 +69,15 @@ class Benchmark:
         low, high = self.validation.min(), self.validation.max()
         return 100.0 if low >= 0 and 1 < high <= 100 else 1.0
 
-    def place(self, rows) -> jax.Array:
-        """int32[..., L] to int32[...]: where each row is in the table, -1 where it is not. Jittable."""
-        return jnp.asarray(self.lookup)[(jnp.asarray(rows) * jnp.asarray(_strides(self.space))).sum(-1)]
+    def place(self, rows):
+        """int32[..., L] to int32[...]: where each row is in the table, -1 where it is not. Jittable; numpy gives numpy."""
+        xp = np if isinstance(rows, np.ndarray) else jnp
+        return xp.asarray(self.lookup)[(rows * _strides(self.space)).sum(-1)]
+
+    def features_of(self, rows) -> jax.Array:
+        """int32[N, L] to float32[N, F], what is known without training; NaN where the table has no such row. Jittable."""
+        place = self.place(jnp.asarray(rows))
+        return jnp.where((place >= 0)[:, None], jnp.asarray(self.features)[place], jnp.nan)
 
 
 def benchmark(
@@ -249,8 +255,8 @@ def run_keys(seed: int, runs: int) -> jax.Array:
 
 def first_run(strategy: Strategy, key: jax.Array) -> _Run:
     """Before anything was asked."""
-    zero, nan = jnp.int32(0), jnp.float32(jnp.nan)
-    return _Run(strategy.init(key), jnp.asarray(False), zero, zero, zero, zero, jnp.int32(-1), nan, nan)
+    zero, nan = np.int32(0), np.float32(np.nan)
+    return _Run(strategy.init(key), np.bool_(False), zero, zero, zero, zero, np.int32(-1), nan, nan)
 
 
 def one_query(strategy: Strategy, table: Benchmark, budget: int, run: _Run) -> _Run:
@@ -264,10 +270,10 @@ def one_query(strategy: Strategy, table: Benchmark, budget: int, run: _Run) -> _
     def ask_once(carry):
         return _ask_once(strategy, table, budget, carry[0]), carry[1] + 1
 
-    if strategy.pure and not table.complete:
-        run, tries = jax.lax.while_loop(go_on, ask_once, (run, jnp.int32(0)))
-    elif strategy.pure:
+    if table.complete:
         return _ask_once(strategy, table, budget, run)
+    if strategy.pure:
+        run, tries = jax.lax.while_loop(go_on, ask_once, (run, np.int32(0)))
     else:
         tries = 0
         while go_on((run, tries)):
@@ -278,25 +284,23 @@ def one_query(strategy: Strategy, table: Benchmark, budget: int, run: _Run) -> _
 def _ask_once(strategy, table, budget, run):
     xp = jnp if strategy.pure else np
     asked, state = strategy.ask(run.state, 1)
-    id, epochs = asked.id[0], asked.epochs[0]
+    id, row, epochs = (xp.asarray(part)[0] for part in asked[:3])
     fidelities = xp.asarray(table.epochs, xp.int32)
     level = xp.minimum((epochs > fidelities).sum(dtype=xp.int32), len(table.epochs) - 1)
-    place = table.place(asked.row[0])
-    present = place >= 0
-    over = run.over | (id < 0) | (present & (run.spent + fidelities[level] > budget))
-    counts = ~over & present
+    place = table.place(row)
+    over = run.over | (id < 0) | ((place >= 0) & (run.spent + fidelities[level] > budget))
+    counts, absent = ~over & (place >= 0), ~over & (place < 0)
     value = xp.asarray(table.validation)[level, place]
-    score = xp.where(counts, value / table.scale, xp.nan).astype(xp.float32)
+    score = xp.where(counts, value / np.float32(table.scale), xp.float32(xp.nan))
     state = strategy.tell(state, xp.where(over, -1, id)[None], score[None, None], xp.zeros((1, 0), xp.float32))
-    higher = (level > run.level) | ((level == run.level) & (value > run.validation))
-    better = counts & higher
+    better = counts & ((level > run.level) | ((level == run.level) & (value > run.validation)))
     return _Run(
         state=state,
-        over=over | strategy.done(state),
+        over=over | xp.asarray(strategy.done(state)),
         spent=run.spent + xp.where(counts, fidelities[level], 0),
         queries=run.queries + counts,
-        absent=run.absent + (~over & ~present),
-        most=xp.maximum(run.most, epochs),
+        absent=run.absent + absent,
+        most=xp.maximum(run.most, xp.where(over, 0, epochs)),
         level=xp.where(better, level, run.level),
         validation=xp.where(better, value, run.validation),
         test=xp.where(better, xp.asarray(table.test)[place], run.test),
