@@ -70,12 +70,12 @@ class Benchmark:
         return 100.0 if low >= 0 and 1 < high <= 100 else 1.0
 
     def place(self, rows):
-        """int32[..., L] to int32[...]: where each row is in the table, -1 where it is not. Jittable; numpy gives numpy."""
+        """int32[..., L] to int32[...]: where each row is in the table, -1 where it is not. Takes numpy or JAX."""
         xp = np if isinstance(rows, np.ndarray) else jnp
         return xp.asarray(self.lookup)[(rows * _strides(self.space)).sum(-1)]
 
     def features_of(self, rows) -> jax.Array:
-        """int32[N, L] to float32[N, F], what is known without training; NaN where the table has no such row. Jittable."""
+        """int32[N, L] to float32[N, F], known without training; NaN where the table has no such row. Jittable."""
         place = self.place(jnp.asarray(rows))
         return jnp.where((place >= 0)[:, None], jnp.asarray(self.features)[place], jnp.nan)
 
