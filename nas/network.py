@@ -39,7 +39,10 @@ class Network(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """float[B, *input shape] -> float[B, *output shape]."""
-        return run_layers(self.layers, x, lambda layer, v: self.modules[_key(layer.name)](v))
+        return run_layers(self.layers, x, self._run)
+
+    def _run(self, layer, ins):
+        return self.modules[_key(layer.name)](ins[0]) if trains(layer) else _fixed(layer, ins)
 
     def weights(self) -> tuple[Weights, Stats]:
         """The arrays under layer names: trained weights, and batch-norm statistics."""
@@ -64,8 +67,8 @@ class Network(nnx.Module):
         return self
 
 
-def run_layers(layers: tuple[Layer, ...], x: jax.Array, trained) -> jax.Array:
-    """Runs the list in order; `trained(layer, value)` answers for the layers that hold weights."""
+def run_layers(layers: tuple[Layer, ...], x: jax.Array, run) -> jax.Array:
+    """Runs the list in order; `run(layer, values)` computes one layer."""
     values: list = []
     for layer in layers:
         ins = [values[i] for i in layer.inputs]
@@ -74,7 +77,7 @@ def run_layers(layers: tuple[Layer, ...], x: jax.Array, trained) -> jax.Array:
         elif layer.op == "zeros":
             values.append(jnp.zeros((x.shape[0], *layer.output_shape), x.dtype))
         else:
-            values.append(trained(layer, ins[0]) if trains(layer) else _fixed(layer, ins))
+            values.append(run(layer, ins))
     return values[-1]
 
 
@@ -190,19 +193,23 @@ def apply_layers(layers: tuple[Layer, ...], weights: Mapping, stats: Mapping, x:
     """(out, moved stats) of a resolved network as a pure function, with the kernels that are fast in loops."""
     moved = dict(stats)
 
-    def trained(layer, value):
-        out, new = run_layer(layer, weights.get(layer.name, {}), stats.get(layer.name), [value], train)
+    def run(layer, ins):
+        out, new = run_layer(layer, weights.get(layer.name, {}), stats.get(layer.name), ins, train)
         if new is not None:
             moved[layer.name] = new
         return out
 
-    return run_layers(layers, x, trained), moved
+    return run_layers(layers, x, run), moved
 
 
 def run_layer(layer: Layer, weights: Mapping, stats: Any, ins: list[jax.Array], train: bool):
-    """(output, moved stats or None) of any one layer."""
+    """(output, moved stats or None) of any one layer.
+
+    Two entries that no training has let `nas.proxies` look inside: statistics of an activation, which become how alike
+    it sees each pair of images, and ``gate`` float[B, ..., C] beside a kernel, which its output is multiplied by.
+    """
     if not trains(layer):
-        return _fixed(layer, ins), None
+        return _fixed(layer, ins), None if stats is None else {"alike": alike(ins[0])}
     a, x = layer.attributes, ins[0]
     if layer.op == "batch_norm":
         out, (mean, var) = kernels.batch_norm(
@@ -220,7 +227,18 @@ def run_layer(layer: Layer, weights: Mapping, stats: Any, ins: list[jax.Array], 
         out = kernels.conv2d(x, weights["kernel"], stride=a["stride"], dilation=a["dilation"], groups=a["groups"])
     else:
         out = x @ weights["kernel"]
-    return out + weights["bias"] if "bias" in weights else out, None
+    out = out + weights["bias"] if "bias" in weights else out
+    return out * weights["gate"] if "gate" in weights else out, None
+
+
+def alike(x: jax.Array) -> jax.Array:
+    """float[B, ...] -> float32[B, B]: how many values lie on the same side of zero in both images.
+
+    A value of exactly zero is on no side, so channels that are masked and nodes that nothing reaches are not counted.
+    """
+    x = x.reshape(x.shape[0], -1)
+    above, below = (x > 0).astype(jnp.float32), (x < 0).astype(jnp.float32)
+    return above @ above.T + below @ below.T
 
 
 def split_names(arrays: Mapping[str, Any]) -> tuple[Weights, Stats]:

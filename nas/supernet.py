@@ -33,11 +33,14 @@ class Supernet(NamedTuple):
             `carry` is what a recurrent network hands on; None elsewhere. Choosing another row compiles nothing.
         extract: ``(weights, stats, row) -> (weights, stats)`` of that row's own network, under its layer names, as
             `nas.network.Network.load` takes them.
+        layers: every layer of every branch, under the name its arrays have. A supernet written by hand may leave it
+            empty; `nas.proxies.naswot` then has nothing to look at.
     """
 
     init: Callable[..., tuple[Any, Any]]
     apply: Callable[..., tuple[Any, Any, Any]]
     extract: Callable[..., tuple[dict, dict]]
+    layers: tuple[Layer, ...] = ()
 
 
 def choice_supernet(space: "SearchSpace", macro: "Macro") -> Supernet:
@@ -76,7 +79,7 @@ def choice_supernet(space: "SearchSpace", macro: "Macro") -> Supernet:
                 own_stats |= {layer.name: kept} if kept else {}
         return own_weights, own_stats
 
-    return Supernet(init, apply, extract)
+    return Supernet(init, apply, extract, tuple(collected.finish_all()))
 
 
 def network_supernet(layers: tuple[Layer, ...]) -> Supernet:
@@ -87,7 +90,7 @@ def network_supernet(layers: tuple[Layer, ...]) -> Supernet:
         return out, stats, carry
 
     return Supernet(
-        lambda key, row=None: init_layers(layers, key), apply, lambda weights, stats, row=None: (weights, stats)
+        lambda key, row=None: init_layers(layers, key), apply, lambda weights, stats, row=None: (weights, stats), layers
     )
 
 
