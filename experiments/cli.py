@@ -30,6 +30,8 @@ Own = Annotated[str | None, typer.Option("--space", help="package.module:factory
 Width = Annotated[int | None, typer.Option(help="channels after the stem", min=1)]
 Depth = Annotated[int | None, typer.Option("--depth", "--cells", help="cells (a stage in nasbench201)", min=1)]
 Classes = Annotated[int | None, typer.Option(help="outputs of the head", min=1)]
+Queries = Annotated[int, typer.Option(help="budget, in trainings at the lowest fidelity", min=1, max=10**6)]
+Runs = Annotated[int, typer.Option(help="seeds", min=1, max=10**6)]
 Limit = Annotated[int | None, typer.Option(help="use at most so many training images (stratified)")]
 
 
@@ -119,19 +121,28 @@ def describe(
 
 @app.command()
 def replay(
-    source: Annotated[str, typer.Argument(metavar="BENCHMARK", help="such as nasbench201; see docs/cli.md")],
+    table: Annotated[str, typer.Argument(metavar="TABLE", help="nasbench201 and others, or a .csv; see docs/cli.md")],
     strategy: Annotated[str, typer.Option(help="see docs/cli.md")] = "regularized_evolution",
     dataset: Annotated[str | None, typer.Option(help="of the benchmark, such as cifar10")] = None,
-    queries: Annotated[int, typer.Option(help="budget, in trainings at the lowest fidelity", min=1)] = 100,
-    runs: Annotated[int, typer.Option(help="seeds", min=1)] = 500,
+    queries: Queries = 100,
+    runs: Runs = 500,
     set_: Set = [],  # noqa: B006
+    features: Annotated[str | None, typer.Option(help="columns known without training, such as naswot,ntk")] = None,
+    space: Annotated[str | None, typer.Option(help="of a file: name, or package.module:factory")] = None,
+    arch_column: Annotated[str | None, typer.Option(help="of a file: holds the architecture")] = None,
+    arch_table: Annotated[Path | None, typer.Option(help="table that explains the numbers in --arch-column")] = None,
+    validation_column: Annotated[list[str], typer.Option(help="COLUMN, or EPOCHS:COLUMN; repeatable")] = [],  # noqa: B006
+    test_column: Annotated[str | None, typer.Option(help="of a file: what is reported")] = None,
     seed: Seed = 0,
     json_: Json = False,
 ):
     """Run a strategy on a table of trained networks, many seeds at once."""
     from experiments import replay_command
 
-    replay_command.main(source, dataset, strategy, queries, runs, seed, set_, json_)
+    chosen = tuple(features.split(",")) if features else ()
+    columns = (space, arch_column, arch_table, tuple(validation_column), test_column)
+    source = replay_command.Source(table, dataset, *columns, chosen)
+    replay_command.main(source, strategy, queries, runs, seed, set_, json_)
 
 
 @importer.command("arch")

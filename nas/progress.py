@@ -1,10 +1,13 @@
 """Live progress of a search on stderr: how far, best so far, time left. Never in the way of the search."""
 
 import atexit
+import contextlib
 import math
 import sys
 import time
+from collections.abc import Callable, Iterator
 
+import rich.progress
 from rich.console import Console
 from rich.live import Live
 from rich.progress_bar import ProgressBar
@@ -35,6 +38,34 @@ def progress(console: Console | None = None) -> Observer:
             show.broken = True
 
     return observe
+
+
+@contextlib.contextmanager
+def counting(what: str, total: int, console: Console | None = None) -> Iterator[Callable[[int], None]]:
+    """Gives a function to call with how many of `total` are done: a bar with the time left, or plain lines.
+
+    Args:
+        what: is counted, in the plural.
+        total: how many there will be.
+        console: where to; default stderr.
+    """
+    console = console or Console(stderr=True, force_terminal=sys.stderr.isatty())
+    if console.is_terminal and not console.is_dumb_terminal:
+        with rich.progress.Progress(console=console, transient=True) as bar:
+            task = bar.add_task(what, total=total)
+            yield lambda done: bar.update(task, completed=done)
+        return
+    started = shown = time.monotonic()
+
+    def line(done: int) -> None:
+        nonlocal shown
+        now = time.monotonic()
+        if now - shown >= PLAIN_SECONDS and done:
+            shown, left = now, (total - done) * (now - started) / done
+            console.file.write(f"{done}/{total} {what}, {duration(now - started)}, {duration(left)} left\n")
+            console.file.flush()
+
+    yield line
 
 
 class _Progress:

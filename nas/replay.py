@@ -7,7 +7,7 @@ test result is what counts.
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -151,7 +151,7 @@ class Replayed:
         test: float32[R], test of the network each run chose; NaN where a run saw none.
         curve: float32[R, B], the same after (b + 1) times the lowest fidelity's epochs; NaN before the first.
         queries: int32[R], trainings paid for.
-        absent: share of asks for networks that the table does not hold; they cost nothing.
+        absent: int32[R], asks for networks that the table does not hold; they cost nothing.
         seconds: for all runs, after compilation.
         compile_seconds: 0 where nothing was compiled as a whole.
     """
@@ -159,9 +159,14 @@ class Replayed:
     test: np.ndarray
     curve: np.ndarray
     queries: np.ndarray
-    absent: float
+    absent: np.ndarray
     seconds: float
     compile_seconds: float
+
+    @property
+    def absent_share(self) -> float:
+        """Of all asks."""
+        return float(self.absent.sum() / max(self.absent.sum() + self.queries.sum(), 1))
 
     @property
     def mean(self) -> float:
@@ -200,6 +205,7 @@ def replay(
     queries: int,
     runs: int,
     seed: int = 0,
+    first: int = 0,
     tick: Callable[[int], None] | None = None,
 ) -> Replayed:
     """Runs a strategy on a table, one candidate at a time.
@@ -213,8 +219,9 @@ def replay(
         strategy: with one objective and no constraints. Pure ones run as one compiled scan, mapped over the seeds.
         table: from `benchmark`.
         queries: budget in trainings at the lowest fidelity.
-        runs: run r is seeded with ``fold_in(key(seed), r)``.
+        runs: how many seeds; run r is seeded with ``fold_in(key(seed), r)``.
         seed: of all runs.
+        first: number of the first run, for doing them in parts.
         tick: called with the number of finished runs from time to time.
 
     Raises:
@@ -223,20 +230,21 @@ def replay(
     if queries < 1 or runs < 1:
         raise BadInput(f"replay: {queries} queries and {runs} runs; both must be at least 1")
     run = _scanned if strategy.pure else _looped
-    spent, test, end, seconds, compile_seconds = run(strategy, table, queries, runs, seed, tick or (lambda n: None))
+    spent, test, end, seconds, compile_seconds = run(
+        strategy, table, queries, runs, seed, first, tick or (lambda n: None)
+    )
     if end.most.max() > table.epochs[-1]:
         raise BadInput(
             f"{strategy.name} asked for {end.most.max()} epochs; {table.name} knows at most {table.epochs[-1]}"
         )
-    asks = end.queries.sum() + end.absent.sum()
-    return Replayed(
-        end.test,
-        _by_budget(spent, test, table.epochs[0]),
-        end.queries,
-        float(end.absent.sum() / max(asks, 1)),
-        seconds,
-        compile_seconds,
-    )
+    curve = _by_budget(spent, test, table.epochs[0])
+    return Replayed(end.test, curve, end.queries, end.absent, seconds, compile_seconds)
+
+
+def joined(parts: Sequence[Replayed], seconds: float) -> Replayed:
+    """Parts of one replay, in their order, which together took `seconds`."""
+    arrays = (np.concatenate([getattr(p, name) for p in parts]) for name in ("test", "curve", "queries", "absent"))
+    return Replayed(*arrays, seconds, sum(p.compile_seconds for p in parts))
 
 
 def _by_budget(spent: np.ndarray, test: np.ndarray, unit: int) -> np.ndarray:
@@ -248,9 +256,9 @@ def _by_budget(spent: np.ndarray, test: np.ndarray, unit: int) -> np.ndarray:
     return found
 
 
-def run_keys(seed: int, runs: int) -> jax.Array:
+def run_keys(seed: int, runs: int, first: int = 0) -> jax.Array:
     """Keys [R] of the runs."""
-    return jax.vmap(lambda r: jax.random.fold_in(jax.random.key(seed), r))(jnp.arange(runs))
+    return jax.vmap(lambda r: jax.random.fold_in(jax.random.key(seed), r))(first + jnp.arange(runs))
 
 
 def first_run(strategy: Strategy, key: jax.Array) -> _Run:
@@ -307,7 +315,7 @@ def _ask_once(strategy, table, budget, run):
     )
 
 
-def _scanned(strategy, table, queries, runs, seed, tick):
+def _scanned(strategy, table, queries, runs, seed, first, tick):
     budget = queries * table.epochs[0]
 
     def whole(key):
@@ -321,7 +329,7 @@ def _scanned(strategy, table, queries, runs, seed, tick):
     pieces = -(-runs // PIECE)
     size = -(-runs // pieces)
     # one program serves all pieces; what the last one runs too many is thrown away
-    keys = run_keys(seed, pieces * size).reshape(pieces, size)
+    keys = run_keys(seed, pieces * size, first).reshape(pieces, size)
     start = time.perf_counter()
     program = jax.jit(jax.vmap(whole)).lower(keys[0]).compile()
     compiled, found = time.perf_counter(), []
@@ -333,10 +341,10 @@ def _scanned(strategy, table, queries, runs, seed, tick):
     return spent, test, end, seconds, compiled - start
 
 
-def _looped(strategy, table, queries, runs, seed, tick):
+def _looped(strategy, table, queries, runs, seed, first, tick):
     budget, found = queries * table.epochs[0], []
     start = time.perf_counter()
-    for i, key in enumerate(run_keys(seed, runs)):
+    for i, key in enumerate(run_keys(seed, runs, first)):
         run, steps = first_run(strategy, key), []
         for _ in range(queries):
             run = one_query(strategy, table, budget, run)
