@@ -153,6 +153,10 @@ class SearchSpace:
         mask = jnp.ones(k, bool) if self.allowed_of is None else jnp.asarray(self.allowed_of(row, i), bool)[:k]
         return jnp.pad(mask, (0, width - k))
 
+    def masks(self, row: Row) -> jax.Array:
+        """bool[L, K]: `allowed` of every decision."""
+        return jnp.stack([self.allowed(row, i) for i in range(self.length)])
+
     def sample(self, key: jax.Array, n: int) -> jax.Array:
         """int32[n, L]: each decision uniform over what is allowed given the earlier ones.
 
@@ -160,40 +164,50 @@ class SearchSpace:
         """
         return jax.vmap(self.sample_from)(jax.random.uniform(key, (n, self.length)))
 
-    def sample_from(self, uniform: jax.Array) -> Row:
+    def sample_from(self, uniform: jax.Array) -> jax.Array:
         """int32[L] from float32[L] in [0, 1): the same as `sample`, for a caller that draws its numbers at once.
 
         Each call of a generator takes a third of a second to compile; a strategy whose `ask` makes one is the quicker.
         """
-        if self.allowed_of is None:
-            return _nth(uniform, jnp.asarray(self.cardinalities))
-        row = jnp.zeros(self.length, jnp.int32)
-        for i in range(self.length):
-            row = row.at[i].set(_pick(self.allowed(row, i), uniform[i]))
-        return row
+        return self.settle(jnp.full(self.length, -1), uniform)
 
-    def mutate(self, key: jax.Array, rows: Archs) -> jax.Array:
-        """int32[N, L] -> int32[N, L]: one decision of each row changed to another allowed option.
+    def settle(self, wanted: Row, uniform: jax.Array) -> jax.Array:
+        """int32[L]: `wanted`, and where it is not allowed given the decisions before, another option.
 
-        The decision is uniform over those that have a choice. Later decisions stay where they are still allowed and
-        are drawn anew where they are not. A row without any choice comes back as it is.
+        Args:
+            wanted: int32[L]; -1 asks for any allowed option.
+            uniform: float32[L] in [0, 1), picks the options that are not as wanted; all 0 takes the first allowed.
         """
-        rows = jnp.asarray(rows, jnp.int32)
-        return jax.vmap(self.mutate_from)(jax.random.uniform(key, (rows.shape[0], self.length + 1)), rows)
-
-    def mutate_from(self, uniform: jax.Array, row: Row) -> Row:
-        """int32[L] from float32[L + 1] in [0, 1) and int32[L]: the same as `mutate`, see `sample_from`."""
+        row = jnp.asarray(wanted, jnp.int32)
         if self.allowed_of is None:
-            return self._mutate_freely(uniform, row)
-        free = jnp.stack([self.allowed(row, i).sum() > 1 for i in range(self.length)])
-        target = jnp.where(free.any(), _pick(free, uniform[0]), -1)
+            return jnp.where(row >= 0, row, _nth(uniform, jnp.asarray(self.cardinalities)))
         for i in range(self.length):
             mask = self.allowed(row, i)
-            other = mask & (jnp.arange(mask.shape[0]) != row[i])
-            drawn = _pick(jnp.where(target == i, other, mask), uniform[i + 1])
-            keep = (target != i) & mask[row[i]]
-            row = row.at[i].set(jnp.where(keep, row[i], drawn))
+            row = row.at[i].set(jnp.where((row[i] >= 0) & mask[row[i]], row[i], _pick(mask, uniform[i])))
         return row
+
+    def mutate(self, key: jax.Array, rows: Archs, weights: jax.Array | None = None) -> jax.Array:
+        """int32[N, L] -> int32[N, L]: one decision of each row changed to another allowed option.
+
+        The decision is uniform over those that have a choice, or drawn in proportion to `weights`, float32[L]. Later
+        decisions stay where they are still allowed and are drawn anew where they are not. A row without any choice
+        comes back as it is.
+        """
+        rows = jnp.asarray(rows, jnp.int32)
+        uniform = jax.random.uniform(key, (rows.shape[0], self.length + 1))
+        return jax.vmap(self.mutate_from, (0, 0, None))(uniform, rows, weights)
+
+    def mutate_from(self, uniform: jax.Array, row: Row, weights: jax.Array | None = None) -> jax.Array:
+        """int32[L] from float32[L + 1] in [0, 1) and int32[L]: the same as `mutate`, see `sample_from`."""
+        if self.allowed_of is None and weights is None:
+            return self._mutate_freely(uniform, row)
+        masks = self.masks(row)
+        share = jnp.cumsum((masks.sum(-1) > 1) * (1.0 if weights is None else weights))
+        # the first decision whose share of the whole reaches above the drawn number
+        target = jnp.argmax(share > uniform[0] * share[-1])
+        other = masks[target] & (jnp.arange(masks.shape[1]) != row[target])
+        changed = jnp.where(share[-1] > 0, _pick(other, uniform[target + 1]), row[target])
+        return self.settle(row.at[target].set(changed), uniform[1:])
 
     def _mutate_freely(self, uniform, row):
         """`mutate_from` where every option is always allowed; a fraction of its instructions."""
@@ -205,23 +219,22 @@ class SearchSpace:
         other = _nth(uniform[1:], jnp.asarray(np.maximum(sizes - 1, 1)))
         return jnp.where(jnp.arange(self.length) == target, other + (other >= row), row)
 
+    def cross_from(self, uniform: jax.Array, row: Row, other: Row) -> jax.Array:
+        """int32[L] from float32[2 L] in [0, 1): uniform crossover, each decision from one of two rows by even chance.
+
+        A decision that does not fit the earlier ones of the child is drawn anew.
+        """
+        return self.settle(jnp.where(uniform[: self.length] < 0.5, row, other), uniform[self.length :])
+
     def neighbours(self, row: Row) -> np.ndarray:
         """int32[M, L]: every row one allowed change away (later decisions that no longer fit take their first)."""
         row = np.asarray(row, np.int32)
-        options = [np.flatnonzero(np.asarray(self.allowed(row, i))) for i in range(self.length)]
-        changes = np.asarray([(i, o) for i, some in enumerate(options) for o in some if o != row[i]], np.int32)
-        found = np.tile(row, (len(changes), 1))
-        if len(changes):
-            found[np.arange(len(changes)), changes[:, 0]] = changes[:, 1]
-            if self.allowed_of is not None:
-                found = np.array(jax.jit(jax.vmap(self._repair))(found, changes[:, 0]))
-        return found
-
-    def _repair(self, row, changed):
-        for i in range(self.length):
-            mask = self.allowed(row, i)
-            row = row.at[i].set(jnp.where((i > changed) & ~mask[row[i]], jnp.argmax(mask), row[i]))
-        return row
+        others = np.array(self.masks(row))
+        others[np.arange(self.length), row] = False
+        decisions, options = np.nonzero(others)
+        found = np.tile(row, (len(decisions), 1))
+        found[np.arange(len(decisions)), decisions] = options
+        return np.array(jax.jit(jax.vmap(self.settle, (0, None)))(found, np.zeros(self.length)))
 
     def key(self, row: Row) -> Row:
         """int32[L]: equal for equivalent networks. For duplicates only; train the row as given."""

@@ -11,7 +11,6 @@ import warnings
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from nas.errors import BadInput
@@ -134,7 +133,7 @@ def _make(name, kind, arguments):
 
 def _strategy(space, sampler, name, arguments, objectives, constraints, startup=None):
     """`startup`: candidates asked while fewer have finished are random draws; None: all are."""
-    masks = jax.jit(lambda row: jnp.stack([space.allowed(row, i) for i in range(space.length)]))
+    masks = jax.jit(space.masks)
     held: list[tuple[State, _Study]] = []  # the study of the latest state; a cache, correct without it
 
     def study_of(state):
