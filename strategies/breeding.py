@@ -70,4 +70,5 @@ def mutation_weights(name: str, space: SearchSpace, connections: float) -> jax.A
                 f"{name}: connections={connections} gives {what} a share of {share:g}, but space '{space.name}' has "
                 "none; leave connections out"
             )
-    return sum(jnp.where(some, share / jnp.maximum(some.sum(), 1), 0.0) for _, some, share in kinds)
+    each = [jnp.where(some, share / jnp.maximum(some.sum(), 1), 0.0) for _, some, share in kinds]
+    return each[0] + each[1]
