@@ -145,6 +145,33 @@ def replay(
     replay_command.main(source, strategy, queries, runs, seed, set_, json_)
 
 
+@app.command()
+def fit(
+    csv: Annotated[Path, typer.Option(help="measurements, .csv or .csv.gz: a row for each network")],
+    value_column: Annotated[str, typer.Option(help="the figures")],
+    space: Annotated[str, typer.Option(help="name, or package.module:factory of your own")] = "nasbench201",
+    arch_column: Annotated[str, typer.Option(help="the architecture, or its number in --arch-table")] = "arch",
+    arch_table: Annotated[Path | None, typer.Option(help="a table that says which architecture a number is")] = None,
+    unit: Annotated[str | None, typer.Option(help="of the figures, such as ms; never guessed")] = None,
+    quantity: Annotated[str, typer.Option(help="latency, energy or memory")] = "latency",
+    samples: Annotated[int | None, typer.Option(help="fit on so many only and test on the rest", min=1)] = None,
+    seeds: Annotated[int, typer.Option(help="draws of --samples", min=1)] = 1,
+    seed: Seed = 0,
+    device: Annotated[str | None, typer.Option(help="for the stamp; default the column's name")] = None,
+    runtime: Annotated[str, typer.Option(help="for the stamp")] = "not stated",
+    batch: Annotated[int | None, typer.Option(help="for the stamp; images a call", min=1)] = None,
+    dtype: Annotated[str, typer.Option(help="for the stamp")] = "not stated",
+    width: Width = None,
+    depth: Depth = None,
+    out: Out = None,
+    json_: Json = False,
+):
+    """Fit a table to measurements of whole networks."""
+    from experiments import fit_command
+
+    fit_command.main(fit_command.Options(**{k.rstrip("_"): v for k, v in locals().items() if k != "fit_command"}))
+
+
 @importer.command("arch")
 def import_arch(
     form: Annotated[str, typer.Argument(metavar="FORMAT", help="nb201 or genotype")],

@@ -1,0 +1,158 @@
+"""`nas fit`: from measurements of whole networks to a table, and how good such a table is."""
+
+import datetime
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from experiments.arch_rows import table_rows
+from experiments.benchmarks import column
+from experiments.cli import show
+from experiments.options import make_own, space_factory
+from hw_models.fit import LEAST, agreement, check, fit, usable
+from nas.config import macro_to_json
+from nas.cost import Stamp
+from nas.errors import BadInput, suggest
+from nas.objective import UNITS
+from nas.space import Macro, SearchSpace
+from search_spaces import SPACES
+
+KEYS = ("spearman", "within_5", "within_10", "mape")
+
+
+@dataclass(frozen=True)
+class Options:
+    """The options of the command line, by their names."""
+
+    space: str
+    csv: Path
+    arch_column: str
+    arch_table: Path | None
+    value_column: str
+    unit: str | None
+    quantity: str
+    samples: int | None
+    seeds: int
+    seed: int
+    device: str | None
+    runtime: str
+    batch: int | None
+    dtype: str
+    width: int | None
+    depth: int | None
+    out: Path | None
+    json: bool
+
+
+def main(options: Options) -> None:
+    """`nas fit`."""
+    factor = unit_factor(options.quantity, options.unit)
+    space = make_own(options.space, space_factory(options.space, SPACES))
+    columns, rows = table_rows(space, options.csv, options.arch_column, options.arch_table)
+    values = read_values(columns, options.value_column, str(options.csv)) * factor
+    stamp = stamp_of(options, space)
+    good = usable(values)
+    if not good.all():
+        print(
+            f"nas: {options.value_column}: {(~good).sum()} of {len(good)} entries are missing, negative or near zero "
+            "(below a twentieth of the median) and left out",
+            file=sys.stderr,
+        )
+    rows, values = rows[good], values[good]
+    check(rows, values, stamp)
+    found = {"device": stamp.device, "quantity": stamp.quantity, "unit": stamp.unit, "dropped": int((~good).sum())}
+    if options.samples is None:
+        cost = fit(space, rows, values, stamp, seed=options.seed)
+        if options.out is not None:
+            cost.save(options.out)
+        found |= {"networks": len(rows), **{k: cost.details["fit"][k] for k in (*KEYS, "held_out", "shares", "noise")}}
+    else:
+        if options.out is not None:
+            raise BadInput("--out: with --samples nothing is written, it tells how good a table would be; drop one")
+        found |= draws(space, rows, values, stamp, options.samples, options.seeds, options.seed)
+    if options.json:
+        show(found)
+    else:
+        print(text(found, options.out))
+
+
+def unit_factor(quantity: str, unit: str | None) -> float:
+    """What a figure in `unit` is multiplied by to be in the quantity's own.
+
+    Raises:
+        BadInput: no such quantity; no unit, or one of another quantity. Nothing is guessed.
+    """
+    measured = [name for name, (own, _) in UNITS.items() if own]
+    if quantity not in measured:
+        raise BadInput(f"--quantity: no quantity '{quantity}'; {suggest(quantity, measured)}")
+    units = UNITS[quantity][1]
+    if unit is None:
+        raise BadInput(f"--unit is missing: say what the column is in; {quantity} takes {', '.join(units)}")
+    if unit.lower() not in units:
+        raise BadInput(f"--unit: '{unit}' is no unit of {quantity}; {suggest(unit.lower(), units)}")
+    return units[unit.lower()]
+
+
+def read_values(columns: dict[str, list[str]], name: str, where: str) -> np.ndarray:
+    """float64[N]; an empty cell is NaN.
+
+    Raises:
+        BadInput: no such column, or a cell that is no number.
+    """
+    texts = column(columns, name)
+    found = np.full(len(texts), np.nan)
+    for i, cell in enumerate(texts):
+        try:
+            found[i] = float(cell) if cell.strip() else np.nan
+        except ValueError:
+            raise BadInput(f"{where}, row {i + 1}: column '{name}' is '{cell[:40]}'; it must be a number") from None
+    return found
+
+
+def stamp_of(options: Options, space: SearchSpace) -> Stamp:
+    """What the figures are about, as far as the person says; without a batch nothing can be written."""
+    if options.out is not None and options.batch is None:
+        raise BadInput("--batch is missing: say how many images a call had, so that the table can be compared")
+    macro: Macro = space.macro
+    macro = replace(macro, width=options.width or macro.width, depth=options.depth or macro.depth)
+    return Stamp(
+        options.quantity,
+        UNITS[options.quantity][0],
+        options.device or options.value_column,
+        options.runtime,
+        options.batch or 1,
+        options.dtype,
+        macro_to_json(macro),
+        f"column {options.value_column} of {options.csv.name}",
+        None,
+        datetime.date.today().isoformat(),
+    )
+
+
+def draws(space, rows, values, stamp, samples: int, seeds: int, seed: int) -> dict:
+    """`samples` networks fitted and the rest predicted, for each of `seeds` draws; means, and the spread over draws."""
+    if not LEAST <= samples < len(rows):
+        raise BadInput(f"--samples {samples}: it must be from {LEAST} to {len(rows) - 1}; some must be left to test on")
+    each = []
+    for draw in range(seed, seed + seeds):
+        order = np.random.default_rng(draw).permutation(len(rows))
+        train, test = order[:samples], order[samples:]
+        cost = fit(space, rows[train], values[train], stamp, seed=draw, hold_out=False)
+        each.append(agreement(cost(rows[test]), values[test]))
+    means = {key: float(np.mean([one[key] for one in each])) for key in KEYS}
+    spread = {key: float(np.std([one[key] for one in each])) for key in KEYS}
+    return {**means, "spread": spread, "samples": samples, "seeds": seeds, "tested": len(rows) - samples}
+
+
+def text(found: dict, out: Path | None) -> str:
+    """The figures for people."""
+    how = found.get("held_out") or f"{found['tested']} others, mean of {found['seeds']} draws of {found['samples']}"
+    lines = [
+        f"{found['quantity']} on {found['device']}: Spearman {found['spearman']:.3f}, within ±5 % "
+        f"{found['within_5']:.1%}, within ±10 % {found['within_10']:.1%}, mean error {found['mape']:.1%} ({how})"
+    ]
+    if out is not None:
+        lines.append(f"written to {out}; search with --cost {found['quantity']}={out}")
+    return "\n".join(lines)

@@ -1,0 +1,100 @@
+"""`nas fit` as a person types it."""
+
+import csv
+import json
+import sys
+
+import numpy as np
+import pytest
+
+from experiments import cli
+from experiments.arch_rows import parse_arch
+from nas.cost import load_cost
+from nas.space import all_rows
+from search_spaces.nasbench201 import nasbench201, to_string
+
+
+@pytest.fixture
+def nas(monkeypatch, capsys):
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["nas", *map(str, words)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        out, err = capsys.readouterr()
+        return ended.value.code, out, err
+
+    return run
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Measurements of 60 networks by number, and the table of numbers; seven figures are broken."""
+    rng = np.random.default_rng(0)
+    rows = all_rows(nasbench201())[rng.permutation(15_625)[:60]]
+    values = 3 + np.asarray([0, 0, 0.5, 2, 0.2])[rows].sum(1)
+    cells = [*map(str, values[:57]), "0.001", "-1", ""]
+    with (tmp_path / "phone.csv").open("w") as file:
+        csv.writer(file).writerows([["index", "phone", "word"], *([i, v, "x"] for i, v in enumerate(cells))])
+    with (tmp_path / "archs.csv").open("w") as file:
+        csv.writer(file).writerows([["index", "arch_str"], *([i, to_string(row)] for i, row in enumerate(rows))])
+    return tmp_path, rows, values
+
+
+def words(folder, **changes):
+    options = {"csv": folder / "phone.csv", "arch_column": "index", "arch_table": folder / "archs.csv"}
+    options |= {"value_column": "phone", "unit": "ms", **changes}
+    return ["fit", *(w for k, v in options.items() if v is not None for w in ("--" + k.replace("_", "-"), v))]
+
+
+def test_the_error_of_a_table_is_printed_as_shares(nas, files):
+    code, out, err = nas(*words(files[0], samples=40, seeds=2), "--json")
+    found = json.loads(out)
+    assert not code and found["dropped"] == 3 and "3 of 60 entries" in err
+    assert found["spearman"] > 0.99 and found["within_5"] == found["within_10"] == 1 and found["mape"] < 0.01
+    assert (found["samples"], found["seeds"], found["tested"]) == (40, 2, 17)
+
+
+def test_a_table_is_written_in_the_unit_of_the_quantity(nas, files):
+    folder, rows, values = files
+    for unit, factor in (("ms", 1.0), ("s", 1000.0)):
+        out = folder / f"{unit}.json"
+        code, said, _ = nas(*words(folder, unit=unit, batch=1, device="my phone", out=out))
+        assert not code and "written to" in said
+        cost = load_cost(out, nasbench201())
+        np.testing.assert_allclose(cost(rows), factor * values, rtol=0.02)
+        assert (cost.stamp.device, cost.stamp.unit, cost.stamp.batch) == ("my phone", "ms", 1)
+        assert cost.stamp.macro["depth"] == 5 and cost.stamp.error < 0.01
+
+
+def test_architectures_are_read_in_three_forms():
+    space, row = nasbench201(), [3, 1, 0, 2, 4, 1]
+    choices = json.dumps(space.decode(np.asarray(row)))
+    for text in (to_string(row), choices, "3-1-0-2-4-1"):
+        assert parse_arch(space, text).tolist() == row
+
+
+BAD = {
+    "no unit": ({"unit": None}, "--unit is missing"),
+    "unit of another quantity": ({"unit": "mj"}, "no unit of latency"),
+    "seconds for milliseconds": ({"unit": "us"}, "is it in another unit"),
+    "quantity": ({"quantity": "beauty"}, "no quantity 'beauty'"),
+    "column": ({"value_column": "phones"}, "did you mean 'phone'"),
+    "words": ({"value_column": "word"}, "row 1: column 'word' is 'x'; it must be a number"),
+    "numbers without a table": ({"arch_table": None}, "--arch-table"),
+    "no architectures": ({"arch_table": "{folder}/phone.csv"}, "no column holds architectures"),
+    "too few": ({"samples": 5}, "--samples 5: it must be from 8 to 56"),
+    "nothing left to test": ({"samples": 57}, "--samples 57"),
+    "no batch": ({"out": "{folder}/t.json"}, "--batch is missing"),
+    "no file": ({"csv": "{folder}/none.csv"}, "none.csv"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_is_one_line_and_exit_code_2(nas, files, name):
+    changes, says = BAD[name]
+    folder = files[0]
+    changes = {k: v.replace("{folder}", str(folder)) if isinstance(v, str) else v for k, v in changes.items()}
+    code, out, err = nas(*words(folder, **changes))
+    lines = [line for line in err.splitlines() if "left out" not in line]
+    assert code == 2 and out == "" and len(lines) == 1 and says in lines[0]
+    assert not (folder / "t.json").exists()
