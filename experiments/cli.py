@@ -108,6 +108,8 @@ def evaluate(
 def describe(
     config: Annotated[Path, typer.Argument(help="architecture config")],
     cost: CostOption = [],  # noqa: B006
+    proxies: Annotated[str | None, typer.Option(help="zero-cost proxies to compute, such as synflow,naswot")] = None,
+    data: Annotated[str, typer.Option(help="images for the proxies")] = "digits",
     width: Width = None,
     depth: Depth = None,
     space: Own = None,
@@ -116,7 +118,7 @@ def describe(
     """Say what an architecture is and costs."""
     from experiments import model_commands
 
-    model_commands.describe(config, cost, width, depth, space, json_)
+    model_commands.describe(config, cost, proxies, data, width, depth, space, json_)
 
 
 @app.command()

@@ -24,7 +24,9 @@ from nas.errors import BadInput, suggest
 from nas.files import write_atomic
 from nas.model import evaluate_model, load_model, save_model, train_model
 from nas.network import init_layers
+from nas.proxies import draw_batch, scorer
 from nas.space import Macro
+from nas.supernet import network_supernet
 from search_spaces import SPACES
 from search_spaces.genotype import from_row, parse, space_of, to_row
 from search_spaces.nasbench201 import from_string, nasbench201, to_string
@@ -114,7 +116,7 @@ def evaluate(folder, data_name, split, as_json):
     print(f"{split} accuracy {found['accuracy']:.4f}, loss {found['loss']:.4f}, {found['images']} images")
 
 
-def describe(path, costs, width, depth, own, as_json):
+def describe(path, costs, proxies, data_name, width, depth, own, as_json):
     """`nas describe`."""
     architecture = _load(path, own, width, depth)
     measured = read_costs(costs, architecture.space.at(architecture.macro), None)
@@ -131,6 +133,8 @@ def describe(path, costs, width, depth, own, as_json):
         "metrics": dict(architecture.metrics),
         "layers": len(architecture.layers),
     }
+    if proxies is not None:
+        found["proxies"] = _proxies(architecture, proxies.split(","), data_name)
     if as_json:
         return show(found)
     print(f"{found['space']} at {frame(found['macro'])}, {found['layers']} layers")
@@ -142,6 +146,18 @@ def describe(path, costs, width, depth, own, as_json):
         error = "" if stamp["error"] is None else f", held-out error {stamp['error']:.1%}"
         where = f"{stamp['device']} ({stamp['runtime']}, batch {stamp['batch']}{error})"
         print(f"{price['name']} {price['value']:.4g} {stamp['unit']} on {where}")
+    for name, value in found.get("proxies", {}).items():
+        print(f"{name} {value:.6g} (untrained, a batch of {data_name})")
+
+
+def _proxies(architecture, names, data_name):
+    score = scorer(network_supernet(architecture.layers), names)
+    data, macro = load(data_name), architecture.macro
+    if (data.input_shape, data.num_classes) != (macro.input, macro.classes):
+        images = f"{'x'.join(map(str, data.input_shape))} and {data.num_classes} classes"
+        raise BadInput(f"--data {data_name}: {images}; the config is for {frame(configs.macro_to_json(macro))}")
+    scores = score(architecture.row, draw_batch(data), jax.random.key(0))
+    return {name: float(scores[name]) for name in names}
 
 
 def import_arch(form, source, width, depth, classes, input_text, out):

@@ -216,29 +216,43 @@ def proxies(
     Raises:
         BadInput: an unknown name.
     """
-    known = (*PROXIES, *COUNTED)
-    if unknown := [n for n in names if n not in known]:
-        raise BadInput(f"proxies: no proxy '{unknown[0]}'; {suggest(unknown[0], known)}")
+    _check(names, (*PROXIES, *COUNTED))
     height, width, channels = batch.images.shape[1:]
     frame = replace(macro or space.macro, input=(height, width, channels))
-    supernet, counted = space.supernet(frame), count_costs(space, frame)
+    counted = count_costs(space, frame)
     computed = [n for n in names if n in PROXIES]
-
-    @jax.jit
-    def score(row, batch, key):
-        weights, stats = supernet.init(key, row)
-        network = (supernet, weights, stats, row, batch)
-        shared = sensitivity(*network) if {"snip", "grad_norm", "fisher"} & set(computed) else {}
-        return {name: shared[name] if name in shared else PROXIES[name](*network) for name in computed}
+    score, key = scorer(space.supernet(frame), computed), jax.random.key(seed)
 
     def scores(rows):
         rows = np.asarray(rows, np.int32)
-        key = jax.random.key(seed)
         each = [jax.device_get(score(row, batch, key)) for row in rows] if computed else [{}] * len(rows)
         columns = [counted[n](rows) if n in COUNTED else [found[n] for found in each] for n in names]
         return np.asarray(columns, np.float32).reshape(len(names), len(rows)).T
 
     return scores
+
+
+def scorer(supernet: Supernet, names: Sequence[str]) -> Callable[[Any, Batch, jax.Array], dict[str, jax.Array]]:
+    """``(row, batch, key) -> {name: float32}``, jitted: the proxies of newly drawn weights.
+
+    Raises:
+        BadInput: an unknown name.
+    """
+    _check(names, PROXIES)
+
+    @jax.jit
+    def score(row, batch, key):
+        weights, stats = supernet.init(key, row)
+        network = (supernet, weights, stats, row, batch)
+        shared = sensitivity(*network) if {"snip", "grad_norm", "fisher"} & set(names) else {}
+        return {name: shared[name] if name in shared else PROXIES[name](*network) for name in names}
+
+    return score
+
+
+def _check(names, known):
+    if unknown := [n for n in names if n not in known]:
+        raise BadInput(f"proxies: no proxy '{unknown[0]}'; {suggest(unknown[0], known)}")
 
 
 def combine(scores: np.ndarray) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import sys
 from pathlib import Path
 
@@ -96,6 +97,16 @@ def test_train_evaluate_describe(nas, folder, tmp_path):
     session = runtime.InferenceSession(str(tmp_path / "m.onnx"), providers=["CPUExecutionProvider"])
     logits = session.run(["output"], {"images": images})[0]
     np.testing.assert_allclose(logits, load_model(model).logits(images), rtol=1e-4, atol=1e-4)
+
+
+def test_describe_computes_proxies(nas, folder, tmp_path):
+    code, out, _ = nas("describe", folder / "best.json", "--proxies", "synflow,naswot", "--json")
+    found = json.loads(out)["proxies"]
+    assert not code and list(found) == ["synflow", "naswot"] and all(map(math.isfinite, found.values()))
+    assert not nas("import", "arch", "nb201", ARCH, "--out", tmp_path / "a.json")[0]
+    for words, says in ((("synflow",), "8x8x1"), (("synflo",), "did you mean 'synflow'")):
+        code, _, err = nas("describe", tmp_path / "a.json", "--proxies", *words)
+        assert code == 2 and says in err and err.count("\n") == 1
 
 
 def test_import_describe_export_nasbench201(nas, tmp_path):
