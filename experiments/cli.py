@@ -174,6 +174,25 @@ def fit(
     fit_command.main(fit_command.Options(**{k.rstrip("_"): v for k, v in locals().items() if k != "fit_command"}))
 
 
+@app.command()
+def compare(
+    tables: Annotated[list[str], typer.Argument(metavar="TABLE...", help="benchmarks by name, or the word all")],
+    dataset: Annotated[str | None, typer.Option(help="of the benchmark, such as cifar10")] = None,
+    strategies: Annotated[str | None, typer.Option(help="names joined by commas; default all")] = None,
+    queries: Queries = 100,
+    runs: Runs = 100,
+    features: Annotated[str | None, typer.Option(help="columns known without training, such as naswot,ntk")] = None,
+    seed: Seed = 0,
+    out: Out = None,
+    json_: Json = False,
+):
+    """Compare strategies on tables of trained networks, with a picture."""
+    from experiments import compare as comparing
+
+    chosen = tuple(features.split(",")) if features else ()
+    comparing.main(tables, dataset, strategies, queries, runs, chosen, seed, out, json_)
+
+
 @importer.command("arch")
 def import_arch(
     form: Annotated[str, typer.Argument(metavar="FORMAT", help="nb201 or genotype")],
