@@ -2,12 +2,16 @@
 
 from strategies.optuna_sampler import nsga2, nsga3, optuna_random, tpe
 from strategies.optuna_sampler import optuna_sampler as optuna_sampler
+from strategies.ppo import ppo
 from strategies.random_search import random_search
 from strategies.regularized_evolution import regularized_evolution
+from strategies.reinforce import reinforce
 
 STRATEGIES = {
     "random_search": random_search,
     "regularized_evolution": regularized_evolution,
+    "reinforce": reinforce,
+    "ppo": ppo,
     "tpe": tpe,
     "nsga2": nsga2,
     "nsga3": nsga3,

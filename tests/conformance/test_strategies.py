@@ -40,6 +40,8 @@ def additive(rows) -> np.ndarray:
 CASES = {
     "random_search": {},
     "regularized_evolution": {"population": 8, "tournament": 3, "in_flight": 16},
+    "reinforce": {"hidden": 16, "learning_rate": 0.05, "in_flight": 16},
+    "ppo": {"hidden": 16, "batch": 5, "learning_rate": 0.05, "in_flight": 16},
     "tpe": {"n_startup_trials": 6},
     "nsga2": {"population": 8},
     "nsga3": {"population": 8},

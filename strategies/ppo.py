@@ -1,0 +1,113 @@
+"""Proximal policy optimisation with a recurrent controller, as in NASNet and MnasNet.
+
+Schulman et al., "Proximal Policy Optimization Algorithms", arXiv:1707.06347, 2017; Zoph et al., "Learning Transferable
+Architectures for Scalable Image Recognition", CVPR 2018; Tan et al., "MnasNet", CVPR 2019.
+"""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from nas.errors import BadInput
+from nas.space import SearchSpace
+from nas.strategy import Strategy
+from strategies.controller import controller
+from strategies.policy_gradient import check_rates, policy_gradient
+
+
+def ppo(
+    space: SearchSpace,
+    *,
+    batch: int = 10,
+    epochs: int = 5,
+    clip: float = 0.2,
+    learning_rate: float = 0.01,
+    entropy: float = 0.03,
+    baseline_decay: float = 0.9,
+    memory: int = 32,
+    hidden: int = 100,
+    in_flight: int = 256,
+    objectives: int = 1,
+    constraints: int = 0,
+) -> Strategy:
+    """Draws rows from an LSTM and takes several clipped steps on every batch of results.
+
+    Args:
+        space: what to search.
+        batch: results of one update.
+        epochs: steps over each batch.
+        clip: how far the probability of a row may move from the one it was drawn with, as a ratio; 0.2 is Schulman's.
+        learning_rate: of Adam.
+        entropy: weight of the entropy bonus.
+        baseline_decay: of the moving average.
+        memory: a result's reward is the share of so many last ones that it dominates
+            (`strategies.policy_gradient.reward`).
+        hidden: units of the LSTM.
+        in_flight: at most so many candidates asked and not yet told.
+        objectives: M, scores per candidate.
+        constraints: C, violations per candidate.
+
+    Raises:
+        BadInput: a size below 1, a negative weight or rate, or a decay outside of [0, 1).
+
+    The probability of the whole row is clipped, one action as the reward is one: NASNet and MnasNet do not say more.
+    """
+    check_rates("ppo", learning_rate=learning_rate, entropy=entropy, clip=clip)
+    if epochs < 1:
+        raise BadInput(f"ppo: epochs is {epochs}; it must be at least 1")
+    control, adam = controller(space, hidden), optax.adam(learning_rate)
+
+    def loss(weights, seen):
+        read = control.read(weights, seen.row)
+        return ppo_loss(read.log_prob, seen.log_prob, seen.advantage, read.entropy, clip, entropy)
+
+    def update(weights, optimizer, seen):
+        def step(carry, _):
+            changes, optimizer = adam.update(jax.grad(loss)(carry[0], seen), carry[1])
+            return (optax.apply_updates(carry[0], changes), optimizer), None
+
+        return jax.lax.scan(step, (weights, optimizer), length=epochs)[0]
+
+    arguments = {
+        "batch": batch,
+        "epochs": epochs,
+        "clip": clip,
+        "learning_rate": learning_rate,
+        "entropy": entropy,
+        "baseline_decay": baseline_decay,
+        "memory": memory,
+        "hidden": hidden,
+        "in_flight": in_flight,
+    }
+    return policy_gradient(
+        space,
+        "ppo",
+        arguments,
+        control,
+        adam.init,
+        update,
+        batch=batch,
+        memory=memory,
+        decay=baseline_decay,
+        in_flight=in_flight,
+        objectives=objectives,
+        constraints=constraints,
+    )
+
+
+def ppo_loss(
+    log_prob: jax.Array, drawn: jax.Array, advantage: jax.Array, entropy: jax.Array, clip: float, weight: float
+) -> jax.Array:
+    """Minus the mean of the clipped objective (Schulman et al., equation 7) and of the weighted entropy.
+
+    Args:
+        log_prob: float32[B], of each row now.
+        drawn: float32[B], when it was drawn.
+        advantage: float32[B].
+        entropy: float32[B].
+        clip: epsilon.
+        weight: of the entropy.
+    """
+    ratio = jnp.exp(log_prob - drawn)
+    clipped = jnp.clip(ratio, 1 - clip, 1 + clip)
+    return -(jnp.minimum(ratio * advantage, clipped * advantage) + weight * entropy).mean()

@@ -1,0 +1,85 @@
+"""REINFORCE with a recurrent controller.
+
+Zoph and Le, "Neural Architecture Search with Reinforcement Learning", ICLR 2017; Williams, "Simple Statistical
+Gradient-Following Algorithms for Connectionist Reinforcement Learning", Machine Learning 1992.
+"""
+
+import jax
+import optax
+
+from nas.space import SearchSpace
+from nas.strategy import Strategy
+from strategies.controller import controller
+from strategies.policy_gradient import check_rates, policy_gradient
+
+
+def reinforce(
+    space: SearchSpace,
+    *,
+    batch: int = 5,
+    learning_rate: float = 0.02,
+    entropy: float = 0.03,
+    baseline_decay: float = 0.9,
+    memory: int = 32,
+    hidden: int = 100,
+    in_flight: int = 256,
+    objectives: int = 1,
+    constraints: int = 0,
+) -> Strategy:
+    """Draws rows from an LSTM and makes those more likely that were better than the moving average.
+
+    Args:
+        space: what to search.
+        batch: results of one update.
+        learning_rate: of Adam.
+        entropy: weight of the entropy bonus.
+        baseline_decay: of the moving average.
+        memory: a result's reward is the share of so many last ones that it dominates
+            (`strategies.policy_gradient.reward`).
+        hidden: units of the LSTM.
+        in_flight: at most so many candidates asked and not yet told.
+        objectives: M, scores per candidate.
+        constraints: C, violations per candidate.
+
+    Raises:
+        BadInput: a size below 1, a negative weight or rate, or a decay outside of [0, 1).
+    """
+    check_rates("reinforce", learning_rate=learning_rate, entropy=entropy)
+    control, adam = controller(space, hidden), optax.adam(learning_rate)
+
+    def loss(weights, seen):
+        read = control.read(weights, seen.row)
+        return reinforce_loss(read.log_prob, seen.advantage, read.entropy, entropy)
+
+    def update(weights, optimizer, seen):
+        changes, optimizer = adam.update(jax.grad(loss)(weights, seen), optimizer)
+        return optax.apply_updates(weights, changes), optimizer
+
+    arguments = {
+        "batch": batch,
+        "learning_rate": learning_rate,
+        "entropy": entropy,
+        "baseline_decay": baseline_decay,
+        "memory": memory,
+        "hidden": hidden,
+        "in_flight": in_flight,
+    }
+    return policy_gradient(
+        space,
+        "reinforce",
+        arguments,
+        control,
+        adam.init,
+        update,
+        batch=batch,
+        memory=memory,
+        decay=baseline_decay,
+        in_flight=in_flight,
+        objectives=objectives,
+        constraints=constraints,
+    )
+
+
+def reinforce_loss(log_prob: jax.Array, advantage: jax.Array, entropy: jax.Array, weight: float) -> jax.Array:
+    """Minus the mean of ``advantage * log_prob`` and of the weighted entropy; float32[B] each."""
+    return -(advantage * log_prob + weight * entropy).mean()
