@@ -199,12 +199,12 @@ COUNTED = ("params", "macs")  # the baselines that a proxy has to beat
 # ---- many rows ---------------------------------------------------------------------------------------------------
 def proxies(
     space: SearchSpace, names: Sequence[str], batch: Batch, *, macro: Macro | None = None, seed: int = 0
-) -> Callable[[Archs], np.ndarray]:
+) -> Callable[[Archs], Any]:
     """``rows int32[N, L] -> float32[N, F]``, a column for each name, by one program that is compiled at the first row.
 
-    To rank candidates, to choose the first of a search (`best_of`) or as features of a predictor. Rows are scored one
-    after the other. All of them draw their weights from the same seed, which makes their scores closer to comparable
-    than independent draws.
+    To rank candidates, to choose the first of a search (`best_of`) or as features of a predictor: inside ``jit`` it
+    gives a jax array, else numpy. Rows are scored one after the other. All of them draw their weights from the same
+    seed, which makes their scores closer to comparable than independent draws.
 
     Args:
         space: of the rows.
@@ -224,10 +224,14 @@ def proxies(
     score, key = scorer(space.supernet(frame), computed), jax.random.key(seed)
 
     def scores(rows):
-        rows = np.asarray(rows, np.int32)
-        each = [jax.device_get(score(row, batch, key)) for row in rows] if computed else [{}] * len(rows)
-        columns = [counted[n](rows) if n in COUNTED else [found[n] for found in each] for n in names]
-        return np.asarray(columns, np.float32).reshape(len(names), len(rows)).T
+        if isinstance(rows, jax.core.Tracer):
+            xp, found = jnp, jax.lax.map(lambda row: score(row, batch, key), rows)
+        else:
+            xp, rows = np, np.asarray(rows, np.int32)
+            each = [jax.device_get(score(row, batch, key)) for row in rows] if computed else []
+            found = {n: [one[n] for one in each] for n in computed}
+        columns = [counted[n](rows) if n in COUNTED else found[n] for n in names]
+        return xp.asarray(columns, np.float32).reshape(len(names), len(rows)).T
 
     return scores
 

@@ -242,6 +242,11 @@ def test_counts_are_columns_too(batch):
     np.testing.assert_allclose(found, np.stack([counted["macs"](ROWS), counted["params"](ROWS)], 1))
 
 
+def test_inside_jit_the_scores_are_the_same(batch):
+    score = proxies(SPACE, ["naswot", "params"], batch)
+    np.testing.assert_allclose(jax.jit(score)(jnp.asarray(ROWS)), score(ROWS), rtol=1e-5)
+
+
 def test_combining_is_by_logarithms_of_ranks():
     scores = np.random.default_rng(0).integers(0, 5, (20, 3)).astype(float)
     scores[3, 1] = np.nan
