@@ -51,6 +51,8 @@ def search(
     search_width: Annotated[int | None, typer.Option(help="width while searching", min=1)] = None,
     search_depth: Annotated[int | None, typer.Option(help="depth while searching", min=1)] = None,
     data_limit: Limit = None,
+    start_from: Annotated[Path | None, typer.Option(help="architecture config that is evaluated first")] = None,
+    warm_start: Annotated[str | None, typer.Option(help="PROXY+PROXY:N, first the best of N random ones")] = None,
     rungs: Annotated[str | None, typer.Option(help="epochs such as 1,3: stop weak candidates there")] = None,
     eta: Annotated[int, typer.Option(help="at a rung the best 1/eta go on", min=2)] = 3,
     executor: Annotated[str, typer.Option(help="ray, or local for this process alone")] = "ray",

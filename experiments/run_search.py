@@ -25,6 +25,7 @@ from experiments.options import (
     space_factory,
     split_sets,
 )
+from experiments.starts import given_rows, kept_rows, parse_warm_start
 from hw_models.measure import measure
 from nas import config as configs
 from nas.data import load
@@ -61,6 +62,8 @@ class Options:
     search_width: int | None
     search_depth: int | None
     data_limit: int | None
+    start_from: Path | None
+    warm_start: str | None
     rungs: str | None
     eta: int
     executor: str
@@ -141,6 +144,7 @@ def main(o: Options) -> None:
         return tune.search(space, strategy, evaluation, out=folder, observer=observer, **cluster, **common)
 
     sets["strategy"] = _population(o, out, takers["strategy"]) | sets["strategy"]
+    sets["strategy"] |= _first(o, out, sets["strategy"], space=space, macro=search_macro, data=data)
     result = run(o.strategy, sets["strategy"], out)
     recipe = sizes.train
     extra: dict[str, Any] = {}
@@ -164,6 +168,16 @@ def _population(o, out, takes):
     return {name: value for name, value in chosen.items() if name in takes}
 
 
+def _first(o, out, arguments, **where):
+    """The rows that are asked first: as many of a warm start as a population, or 10."""
+    if o.start_from is None and o.warm_start is None:
+        return {}
+    kept = kept_rows(out) if o.resume else None
+    count = arguments.get("population", arguments.get("initial", 10))
+    rows = kept or given_rows(o.start_from, o.warm_start, kept=count, seed=o.seed, **where)
+    return {"first": rows}
+
+
 def _strategy(name, space, arguments, shape):
     factory = STRATEGIES[name]
     takes = accepted_all(factory)
@@ -182,6 +196,12 @@ def _check(o, seconds):
         raise BadInput(f"--strategy: no strategy '{o.strategy}'; {suggest(o.strategy, STRATEGIES)}")
     if o.executor not in ("ray", "local"):
         raise BadInput(f"--executor: no executor '{o.executor}'; {suggest(o.executor, ('ray', 'local'))}")
+    if (o.start_from or o.warm_start) and "first" not in accepted(STRATEGIES[o.strategy]):
+        option = "--start-from" if o.start_from else "--warm-start"
+        takes = ", ".join(name for name, factory in STRATEGIES.items() if "first" in accepted(factory))
+        raise BadInput(f"{option}: strategy '{o.strategy}' starts with rows of its own; use one of: {takes}")
+    if o.warm_start is not None:
+        parse_warm_start(o.warm_start)
     if o.baseline not in (None, "random"):
         raise BadInput(f"--baseline: no baseline '{o.baseline}'; known: random")
     if o.trials is None and seconds is None:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from nas.errors import BadInput
+from nas.space import SearchSpace
 
 State = Any  # a pytree of arrays
 
@@ -57,6 +58,25 @@ class Strategy(NamedTuple):
 def never_done(state: State) -> jax.Array:
     """For strategies that go on for as long as they are asked."""
     return jnp.asarray(False)
+
+
+def first_rows(space: SearchSpace, first: Any) -> np.ndarray:
+    """int32[K, L], checked: the rows a search starts with, given as lists or arrays; K is 0 for None.
+
+    Raises:
+        BadInput: a row that is none of the space.
+    """
+    return np.asarray([space.check(row) for row in first] if first is not None else [], np.int32).reshape(
+        -1, space.length
+    )
+
+
+def starting(first: np.ndarray, id: jax.Array, row: jax.Array, random: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """(row, random) of candidate `id`: before all others come the rows of `first` int32[K, L], and none is random."""
+    if not len(first):
+        return row, random
+    given = id < len(first)
+    return jnp.where(given, jnp.asarray(first)[jnp.minimum(id, len(first) - 1)], row), random & ~given
 
 
 def check_told(

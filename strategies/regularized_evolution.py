@@ -3,7 +3,7 @@
 Real, Aggarwal, Huang and Le, "Regularized Evolution for Image Classifier Architecture Search", AAAI 2019.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from nas.errors import BadInput
 from nas.objective import fitness
 from nas.space import SearchSpace
-from nas.strategy import Asked, Strategy, check_told, never_done
+from nas.strategy import Asked, Strategy, check_told, first_rows, never_done, starting
 from strategies.breeding import breeder
 
 
@@ -43,6 +43,7 @@ def regularized_evolution(
     identity: float = 0.0,
     connections: float | None = None,
     in_flight: int = 256,
+    first: Any = None,
     objectives: int = 1,
     constraints: int = 0,
 ) -> Strategy:
@@ -68,6 +69,8 @@ def regularized_evolution(
         connections: share of mutations that change a decision whose name ends in ``input`` (the paper's hidden state
             mutation; .5 there); the others change one of the rest. None: uniform over all decisions.
         in_flight: at most so many candidates asked and not yet told.
+        first: rows int[K, L] that are asked before any other, as what zero-cost proxies rank best
+            (`nas.proxies.best_of`) or an architecture to improve on.
         objectives: M, scores per candidate.
         constraints: C, violations per candidate.
 
@@ -87,6 +90,7 @@ def regularized_evolution(
         name, space, tournament=tournament, crossover=crossover, identity=identity, connections=connections
     )
     held = population if generational else 0
+    first = first_rows(space, first)
 
     def init(key):
         scores, violation = jnp.full(objectives, -jnp.inf, jnp.float32), jnp.zeros(constraints, jnp.float32)
@@ -113,7 +117,8 @@ def regularized_evolution(
         uniform = jax.random.uniform(jax.random.fold_in(state.key, id), (space.length + numbers,))
         child = breed(uniform[space.length :], state.rows, ranks(state, alive), alive)
         random = (id < population) | (alive == 0)
-        return jnp.where(random, space.sample_from(uniform[: space.length]), child), random
+        row = jnp.where(random, space.sample_from(uniform[: space.length]), child)
+        return starting(first, id, row, random)
 
     def ranks(state, alive):
         if objectives == 1 and constraints == 0:
@@ -192,5 +197,5 @@ def regularized_evolution(
         identity=identity,
         connections=connections,
         in_flight=in_flight,
-    )
+    ) | ({"first": first.tolist()} if len(first) else {})
     return Strategy(init, ask, tell, never_done, name, arguments)

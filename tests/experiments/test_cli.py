@@ -71,6 +71,18 @@ def test_json_of_a_search(nas, tmp_path):
     assert not code and found["trials"]["finished"] == 2 and found["complete"]
 
 
+def test_a_search_starts_from_an_architecture_and_the_best_by_proxies(nas, folder, tmp_path):
+    start = ("--start-from", folder / "best.json", "--warm-start", "params:20", "--set", "population=2")
+    code, *_ = nas("search", "--trials", 3, "--out", tmp_path / "s", *start, *FAST, "--json")
+    best = json.loads((folder / "best.json").read_text())["choices"]
+    rows = list(csv.DictReader((tmp_path / "s" / "trials.csv").open()))
+    assert not code and {name: rows[0][name] for name in best} == best
+    # of 20 random networks the two largest, the largest first
+    assert 1e5 < float(rows[2]["params"]) <= float(rows[1]["params"])
+    code, _, err = nas("search", "--trials", 3, "--out", tmp_path / "s", *start, *FAST, "--resume")
+    assert not code, err
+
+
 def test_report_again(nas, folder):
     (folder / "report.html").unlink()
     code, _, _ = nas("report", folder)
@@ -165,6 +177,12 @@ BAD = {
     "time without unit": (["search", "--time", "90"], "2h"),
     "rungs": (["search", "--trials", "1", "--rungs", "3,1"], "rising"),
     "more workers than cores": (["search", "--trials", "1", "--workers", "9999"], "cores"),
+    "warm start of how many": (["search", "--trials", "1", "--warm-start", "synflow"], "synflow+jacob_cov:200"),
+    "warm start by what": (["search", "--trials", "1", "--warm-start", "synflo:9"], "did you mean 'synflow'"),
+    "random search from a start": (
+        ["search", "--trials", "1", "--strategy", "random_search", "--start-from", "a.json"],
+        "regularized_evolution",
+    ),
     "resume what": (["search", "--trials", "1", "--resume"], "--out"),
     "trials not a number": (["search", "--trials", "many"], "integer"),
     "no config": (["describe", "nothing.json"], "no such file"),

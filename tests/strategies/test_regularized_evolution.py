@@ -204,3 +204,17 @@ def test_bad_shares(space, bad):
 def test_bad_sizes(space, bad):
     with pytest.raises(BadInput, match="regularized_evolution"):
         regularized_evolution(space, **bad)
+
+
+def test_the_first_rows_are_asked_before_any_other_and_are_parents(space):
+    first = [[2, 2, 2, 2, 2], [0, 1, 2, 1, 0], [1, 1, 1, 1, 1]]
+    strategy = make(space, population=2, tournament=2, first=first)
+    assert strategy.arguments["first"] == first
+    asked, state = strategy.ask(strategy.init(jax.random.key(0)), 4)
+    assert np.asarray(asked.row)[:3].tolist() == first
+    assert not np.asarray(asked.random)[:3].any()  # chosen, so no part of a random baseline
+    state = strategy.tell(state, asked.id[:2], jnp.ones((2, 1)), jnp.zeros((2, 0)))
+    child = np.asarray(strategy.ask(state, 1)[0].row)[0]
+    assert min((child != np.asarray(row)).sum() for row in first[:2]) == 1
+    with pytest.raises(BadInput, match="takes 5 whole numbers"):
+        regularized_evolution(space, first=[[0, 0]])
