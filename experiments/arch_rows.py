@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.benchmarks import column, read_csv
+from experiments.tables import column, read_csv
 from nas.errors import BadInput
 from nas.space import SearchSpace
 from search_spaces.nasbench201 import from_string
@@ -63,13 +63,13 @@ def table_rows(space: SearchSpace, path: Path, arch_column: str, arch_table: Pat
         BadInput: a column, a number or an architecture that is not as it should be.
     """
     columns = read_csv(path)
-    names = column(columns, arch_column)
+    names = column(columns, arch_column, str(path))
     if arch_table is None:
         if names[0].strip().isdigit() and space.length > 1:
             raise BadInput(f"{path}: column '{arch_column}' holds numbers; say of which table with --arch-table")
         return columns, parse_archs(space, names, str(path))
     others = read_csv(arch_table)
-    numbers = column(others, arch_column)
+    numbers = column(others, arch_column, str(arch_table))
     for texts in others.values():
         try:
             parse_arch(space, texts[0])

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from experiments.arch_rows import table_rows
-from experiments.benchmarks import column
 from experiments.cli import show
 from experiments.options import make_own, space_factory
+from experiments.tables import column
 from hw_models.fit import LEAST, agreement, check, fit, usable
 from nas.config import macro_to_json
 from nas.cost import Stamp
@@ -101,7 +101,7 @@ def read_values(columns: dict[str, list[str]], name: str, where: str) -> np.ndar
     Raises:
         BadInput: no such column, or a cell that is no number.
     """
-    texts = column(columns, name)
+    texts = column(columns, name, where)
     found = np.full(len(texts), np.nan)
     for i, cell in enumerate(texts):
         try:
