@@ -99,6 +99,32 @@ class Cost:
             total = total + xp.asarray(factor.table)[tuple(rows[:, d] for d in factor.decisions)]
         return total
 
+    def expected(self, gates: Sequence[Any]) -> jax.Array:
+        """The expected cost where every decision is drawn by itself: the differentiable form of a table.
+
+        Exact for factors over several decisions, because the probability of options together is the product of theirs.
+        With one-hot gates it is the cost of that row. Jittable, differentiable in the gates, and mapped over
+        architectures with ``jax.vmap``.
+
+        Args:
+            gates: of each decision float[K], the probabilities of its options.
+
+        Raises:
+            BadInput: the cost is a function of the row, or the gates are not those of the table's decisions.
+        """
+        if self.function is not None:
+            raise BadInput(f"cost '{self.stamp.quantity}' is a function of the row and no differentiable term")
+        total = jnp.asarray(self.base, jnp.float32)
+        for factor in self.factors:
+            part = jnp.asarray(factor.table, jnp.float32)
+            for d in reversed(factor.decisions):
+                if d >= len(gates) or jnp.shape(gates[d]) != part.shape[-1:]:
+                    shape = jnp.shape(gates[d]) if d < len(gates) else "missing"
+                    raise BadInput(f"cost: decision {d} needs gates of shape {part.shape[-1:]}; they are {shape}")
+                part = part @ gates[d]
+            total = total + part
+        return total
+
     def save(self, path: str | os.PathLike) -> None:
         """Writes a JSON table (atomically).
 

@@ -151,6 +151,61 @@ def check_costs(objective: Objective, known: Sequence[str]) -> None:
             raise BadInput(f"objective: no cost '{name}'; {suggest(name, known)}")
 
 
+# ---- differentiable terms ----------------------------------------------------------------------------------------
+def proxylessnas_loss(loss: jax.Array, cost: jax.Array, target: float, *, weight: float = 0.2) -> jax.Array:
+    """``loss + weight * (cost - target) / target``: a latency added to a loss, as a share of its target.
+
+    Cai, Zhu and Han, "ProxylessNAS", ICLR 2019, equation 4, in the form and with the default of the authors' code,
+    where it is called ``add#linear``. It goes on to reward what is below the target: a limit it is not.
+
+    Args:
+        loss: scalar.
+        cost: expected cost, such as `nas.cost.Cost.expected`.
+        target: in the cost's unit.
+        weight: their lambda.
+    """
+    return loss + weight * (cost - _positive(target)) / target
+
+
+def proxylessnas_product(
+    loss: jax.Array, cost: jax.Array, target: float, *, alpha: float = 1.0, beta: float = 0.6
+) -> jax.Array:
+    """``alpha * loss * (log cost / log target)^beta``: ``mul#log`` of ProxylessNAS's code, with its defaults.
+
+    Args:
+        loss: scalar.
+        cost: above 1 in its unit; the logarithm of less has no such power. In the code milliseconds.
+        target: above 1 in the same unit.
+        alpha: factor.
+        beta: exponent.
+    """
+    if not target > 1:
+        raise BadInput(
+            f"proxylessnas: target is {target}; with the logarithm it must be above 1, so take a smaller unit"
+        )
+    return alpha * loss * (jnp.log(cost) / math.log(target)) ** beta
+
+
+def fbnet_loss(loss: jax.Array, latency_ms: jax.Array, *, alpha: float = 0.2, beta: float = 0.6) -> jax.Array:
+    """``alpha * loss * log(latency)^beta`` (Wu et al., FBNet, CVPR 2019, equation 2, with its alpha and beta).
+
+    The logarithm is natural and of microseconds, of which every network takes more than one; the paper names neither.
+
+    Args:
+        loss: scalar.
+        latency_ms: expected latency in ms, above 0.001.
+        alpha: factor.
+        beta: exponent.
+    """
+    return alpha * loss * jnp.log(1000.0 * latency_ms) ** beta
+
+
+def _positive(target: float) -> float:
+    if not target > 0:
+        raise BadInput(f"objective: target is {target}; it must be above zero, in the unit of the cost")
+    return target
+
+
 # ---- Pareto ------------------------------------------------------------------------------------------------------
 def dominates(scores: jax.Array, violation: jax.Array) -> jax.Array:
     """bool[N, N]: entry (i, j) says that i dominates j, under constraints (Deb et al., NSGA-II, 2002).

@@ -243,3 +243,54 @@ def test_block_times_add_each_scope_once_and_miss_nothing():
     assert block_times(layers, {b: 1.0 if b == conv else 0.0 for b in blocks}) == 2
     with pytest.raises(BadInput, match="is not in the table; measure it first"):
         block_times(layers, {b: 1.0 for b in blocks if b != conv})
+
+
+# ---- gates -------------------------------------------------------------------------------------------------------
+GROUPS = [None, ((0, 1), (1, 2)), ((2, 0), (1,)), ((0, 1, 2),)]
+
+
+def drawn_gates(seed=0, sizes=(3, 2, 4)):
+    return [
+        jax.nn.softmax(jax.random.normal(k, (n,)))
+        for k, n in zip(jax.random.split(jax.random.key(seed), 3), sizes, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("groups", GROUPS)
+def test_the_expected_cost_is_the_mean_over_all_rows(groups):
+    space, rng = chain(groups), np.random.default_rng(0)
+    shapes = {g: tuple(space.cardinalities[d] for d in g) for g in groups or ((0,), (1,), (2,))}
+    cost = Cost(STAMP, 2.0, tuple(Factor(g, rng.normal(size=shape)) for g, shape in shapes.items()))
+    gates, rows = drawn_gates(), all_rows(space)
+    chance = np.prod([np.asarray(g)[rows[:, i]] for i, g in enumerate(gates)], 0)
+    wanted = float(chance @ cost(rows))
+    assert float(cost.expected(gates)) == pytest.approx(wanted, rel=1e-5)
+    assert float(jax.jit(cost.expected)(gates)) == pytest.approx(wanted, rel=1e-5)
+
+
+def test_one_hot_gates_give_the_row():
+    cost = made(chain(((0, 1), (1, 2))))
+    rows = all_rows(chain())
+    gates = [jax.nn.one_hot(rows[:, i], k) for i, k in enumerate((3, 2, 4))]
+    np.testing.assert_allclose(jax.vmap(cost.expected)(gates), cost(rows), rtol=1e-6)
+
+
+def test_the_gradient_through_gates_is_that_of_finite_differences():
+    cost = made(chain(((0, 1), (1, 2))))
+    logits = [jnp.asarray(x) for x in ([0.3, -1.0, 0.5], [0.2, 0.1], [1.0, 0.0, -0.4, 0.7])]
+    value = lambda logits: cost.expected([jax.nn.softmax(x) for x in logits])  # noqa: E731
+    found = jax.grad(value)(logits)
+    for i, logit in enumerate(logits):
+        for k in range(len(logit)):
+            moved = [[x.at[k].add(s * 1e-2) if j == i else x for j, x in enumerate(logits)] for s in (1, -1)]
+            wanted = float(value(moved[0]) - value(moved[1])) / 2e-2
+            assert float(found[i][k]) == pytest.approx(wanted, abs=2e-3)
+
+
+def test_gates_that_do_not_fit_and_functions_are_refused():
+    with pytest.raises(BadInput, match="no differentiable term"):
+        made(function=lambda rows: rows[:, 0]).expected(drawn_gates())
+    with pytest.raises(BadInput, match=r"decision 2 needs gates of shape \(4,\); they are missing"):
+        made().expected(drawn_gates()[:2])
+    with pytest.raises(BadInput, match=r"needs gates of shape \(2,\); they are \(3,\)"):
+        made().expected([drawn_gates()[0]] * 3)

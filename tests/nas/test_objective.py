@@ -3,6 +3,7 @@
 import math
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -15,11 +16,14 @@ from nas.objective import (
     accuracy,
     check_costs,
     dominates,
+    fbnet_loss,
     fitness,
     mnasnet,
     pareto,
     pareto_front,
     parse_quantity,
+    proxylessnas_loss,
+    proxylessnas_product,
 )
 
 
@@ -233,3 +237,36 @@ def test_fronts_of_nothing_of_failures_and_of_twins():
     twins = np.asarray([[1.0, -1.0], [1.0, -1.0], [0.5, -2.0]])
     assert pareto_front(twins, np.zeros((3, 1))).tolist() == [True, True, False]
     assert pareto_front(twins, np.asarray([[1.0], [1.0], [0.0]])).tolist() == [False, False, True]
+
+
+# ---- differentiable terms ----------------------------------------------------------------------------------------
+def test_the_differentiable_forms_are_those_of_the_papers():
+    # ProxylessNAS: at the target nothing is added; at twice the target `weight`
+    assert float(proxylessnas_loss(jnp.float32(1.5), 80.0, 80.0)) == pytest.approx(1.5)
+    assert float(proxylessnas_loss(jnp.float32(1.5), 160.0, 80.0, weight=0.3)) == pytest.approx(1.8)
+    assert float(proxylessnas_product(jnp.float32(1.5), 80.0, 80.0)) == pytest.approx(1.5)
+    assert float(proxylessnas_product(jnp.float32(2.0), 80.0**2, 80.0, alpha=0.5, beta=3)) == pytest.approx(8.0)
+    # FBNet: e^32 microseconds have a logarithm of 32, and 32^0.6 is 8
+    assert float(fbnet_loss(jnp.float32(1.0), math.exp(32) / 1000)) == pytest.approx(0.2 * 8, rel=1e-5)
+
+
+@pytest.mark.parametrize("term", [proxylessnas_loss, proxylessnas_product])
+def test_a_slower_network_is_a_larger_loss_also_in_the_gradient(term):
+    slope = jax.grad(lambda cost: term(jnp.float32(1.0), cost, 20.0))
+    assert float(slope(jnp.float32(15.0))) > 0 and float(slope(jnp.float32(40.0))) > 0
+
+
+def test_targets_without_a_meaning_are_refused():
+    with pytest.raises(BadInput, match="must be above zero"):
+        proxylessnas_loss(1.0, 1.0, 0.0)
+    with pytest.raises(BadInput, match="take a smaller unit"):
+        proxylessnas_product(1.0, 1.0, 1.0)
+
+
+def test_limits_on_several_devices_hold_together():
+    objective = accuracy(limits=[Limit("phone", 20.0), Limit("server", 5.0)])
+    _, within = objective({"accuracy": 0.9, "phone": 20.0, "server": 4.0})
+    _, over = objective({"accuracy": 0.9, "phone": 10.0, "server": 10.0})
+    assert within.tolist() == [0, 0] and over.tolist() == [0, 1]
+    found = pareto("phone", "server")({"accuracy": 0.9, "phone": 10.0, "server": 4.0})[0]
+    np.testing.assert_allclose(found, [0.9, -10, -4])
