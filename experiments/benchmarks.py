@@ -9,7 +9,8 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.tables import archs, column, numbers, read_csv
+from experiments.arch_rows import option_rows, parse_archs
+from experiments.tables import column, numbers, read_csv
 from nas.errors import BadInput, suggest
 from nas.image_sets import roots
 from nas.replay import Benchmark, benchmark
@@ -46,7 +47,7 @@ def nasbench201(dataset: str, features: Sequence[str]) -> Benchmark:
         f"nasbench201 {dataset}",
         SPACES["nasbench201"](),
         (12, 200),
-        archs(columns, ["arch_str"], SPACES["nasbench201"](), where),
+        parse_archs(SPACES["nasbench201"](), column(columns, "arch_str", where), where),
         numbers(columns, [f"{dataset}_val_e12", f"{dataset}_val_e200"], where),
         numbers(columns, [f"{dataset}_test_e200"], where)[0],
         features=values,
@@ -74,7 +75,7 @@ def _scores(columns, monet, dataset, features):
 def nats_size(dataset: str, features: Sequence[str]) -> Benchmark:
     """NATS-Bench's 32,768 widths at 90 epochs (Dong et al., TPAMI 2021); per cent."""
     columns, space, where = read_csv(find("nats_sss/nats_sss.csv.gz")), SPACES["nats_size"](), "nats_size"
-    rows = archs(columns, [f"c{i}" for i in range(5)], space, where)
+    rows = option_rows(space, columns, [f"c{i}" for i in range(5)], where)
     accuracy = numbers(columns, [f"{dataset}_acc"], where)
     return benchmark(f"nats_size {dataset}", space, (90,), rows, accuracy, accuracy[0], notes=(ONE_RESULT,))
 
@@ -178,7 +179,7 @@ def _transnas(kind, task, space):
     here = [i for i, name in enumerate(column(columns, "task", where)) if name == task]
     columns = {name: [values[i] for i in here] for name, values in columns.items()}
     values = numbers(columns, ["val_accuracy"], where)
-    rows = archs(columns, ["arch"], space, where)
+    rows = parse_archs(space, column(columns, "arch", where), where)
     return benchmark(f"{where} {task}", space, (1,), rows, values, values[0], notes=(ONE_RESULT, ONE_EPOCH))
 
 

@@ -18,7 +18,7 @@ from nas.replay import Benchmark, Replayed
 from strategies import STRATEGIES
 
 # Okabe and Ito's, legible with every kind of colour vision
-LINES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b8860b", "#56b4e9", "#7b3294", "#444444")
+LINES = ("#0072b2", "#009e73", "#cc79a7", "#d55e00", "#56b4e9", "#7b3294", "#8c8c00", "#444444")
 
 
 def main(
@@ -113,7 +113,7 @@ def picture(results: Mapping[str, Replayed], table: Benchmark, queries: int) -> 
     """Mean of what is chosen against the epochs spent (band: two standard errors), and how single runs end."""
     ranked = sorted(results, key=lambda name: -results[name].mean)
     colours = dict(zip([n for n in ranked if n != "random_search"], LINES * 9, strict=False))
-    colours["random_search"] = COLOURS["random"]
+    colours["random_search"] = COLOURS["ink"]
     figure = Figure(figsize=(10.5, 5.2), layout="constrained", facecolor=COLOURS["surface"])
     main, ends = figure.subplots(1, 2, width_ratios=[3, 1.15], sharey=True)
     optimum, spent = float(table.test.max()), table.epochs[0] * np.arange(1, queries + 1)
@@ -149,7 +149,7 @@ def picture(results: Mapping[str, Replayed], table: Benchmark, queries: int) -> 
     main.set_ylabel(f"test accuracy of the chosen network, {table.name}", fontsize=11)
     main.set_title(f"mean of {runs} runs, band: two standard errors", loc="left", fontsize=11)
     ends.set_title("how single runs end", loc="left", fontsize=11)
-    ends.set_xlabel("box: half of the runs; line: nine of ten", fontsize=10)
+    ends.set_xlabel("box: half of the runs\nline: nine of ten", fontsize=11)
     return figure
 
 

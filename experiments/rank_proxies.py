@@ -13,7 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.benchmarks import find, numbers, read_csv
+from experiments.benchmarks import find
+from experiments.tables import numbers, read_csv
 from nas import load_data
 from nas.proxies import COUNTED, PROXIES, combine, draw_batch, proxies
 from nas.space import Macro

@@ -14,7 +14,7 @@ from typing import Any
 from experiments import benchmarks
 from experiments.cli import show
 from experiments.options import accepted, call, make_own, parse_sets, space_factory, split_sets
-from experiments.tables import from_csv
+from experiments.own_table import from_csv
 from nas.errors import BadInput, suggest
 from nas.progress import counting
 from nas.replay import Benchmark, Replayed, joined, replay

@@ -8,7 +8,7 @@ test result is what counts.
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import jax
@@ -23,6 +23,8 @@ from nas.strategy import Strategy
 MOST_ROWS = 20_000_000
 # asks in a row that a partial table may answer with nothing before a run is over
 PATIENCE = 1000
+# of all runs together: what is kept of each is a few numbers
+MOST_TRAININGS = 20_000_000
 # runs that go through one call: enough to be fast, few enough to show how far it is
 PIECE = 250
 
@@ -184,18 +186,21 @@ class Replayed:
         return self.std / math.sqrt(len(self.test))
 
 
+Scalar = Any  # of JAX in a compiled run, of numpy in a plain one
+
+
 class _Run(NamedTuple):
     """One run under way; all but `state` are scalars."""
 
     state: Any
-    over: jax.Array  # bool
-    spent: jax.Array  # int32, epochs
-    queries: jax.Array  # int32
-    absent: jax.Array  # int32
-    most: jax.Array  # int32, epochs asked for at most
-    level: jax.Array  # int32, highest fidelity seen; -1 before the first
-    validation: jax.Array  # float32, best there
-    test: jax.Array  # float32, of that one
+    over: Scalar  # bool
+    spent: Scalar  # int32, epochs
+    queries: Scalar  # int32
+    absent: Scalar  # int32
+    most: Scalar  # int32, epochs asked for at most
+    level: Scalar  # int32, highest fidelity seen; -1 before the first
+    validation: Scalar  # float32, best there
+    test: Scalar  # float32, of that one
 
 
 def replay(
@@ -225,10 +230,15 @@ def replay(
         tick: called with the number of finished runs from time to time.
 
     Raises:
-        BadInput: a budget or a number of runs below 1, or a strategy that asks for more epochs than the table knows.
+        BadInput: a budget or a number of runs below 1, too many together, or a strategy that asks for more epochs than
+            the table knows.
     """
     if queries < 1 or runs < 1:
         raise BadInput(f"replay: {queries} queries and {runs} runs; both must be at least 1")
+    if queries * runs > MOST_TRAININGS:
+        raise BadInput(
+            f"replay: {queries:,} queries x {runs:,} runs are more than {MOST_TRAININGS:,}; lower one of them"
+        )
     run = _scanned if strategy.pure else _looped
     spent, test, end, seconds, compile_seconds = run(
         strategy, table, queries, runs, seed, first, tick or (lambda n: None)
@@ -243,8 +253,10 @@ def replay(
 
 def joined(parts: Sequence[Replayed], seconds: float) -> Replayed:
     """Parts of one replay, in their order, which together took `seconds`."""
-    arrays = (np.concatenate([getattr(p, name) for p in parts]) for name in ("test", "curve", "queries", "absent"))
-    return Replayed(*arrays, seconds, sum(p.compile_seconds for p in parts))
+    arrays = {
+        name: np.concatenate([getattr(p, name) for p in parts]) for name in ("test", "curve", "queries", "absent")
+    }
+    return replace(parts[0], **arrays, seconds=seconds, compile_seconds=sum(p.compile_seconds for p in parts))
 
 
 def _by_budget(spent: np.ndarray, test: np.ndarray, unit: int) -> np.ndarray:
@@ -283,7 +295,7 @@ def one_query(strategy: Strategy, table: Benchmark, budget: int, run: _Run) -> _
     if strategy.pure:
         run, tries = jax.lax.while_loop(go_on, ask_once, (run, np.int32(0)))
     else:
-        tries = 0
+        tries = np.int32(0)
         while go_on((run, tries)):
             run, tries = ask_once((run, tries))
     return run._replace(over=run.over | (tries >= PATIENCE))
