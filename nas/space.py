@@ -234,6 +234,8 @@ class SearchSpace:
         decisions, options = np.nonzero(others)
         found = np.tile(row, (len(decisions), 1))
         found[np.arange(len(decisions)), decisions] = options
+        if self.allowed_of is None or not len(found):
+            return found
         return np.array(jax.jit(jax.vmap(self.settle, (0, None)))(found, np.zeros(self.length)))
 
     def key(self, row: Row) -> Row:

@@ -1,5 +1,6 @@
 """Search strategies: one file a method, one row here."""
 
+from strategies.local_search import local_search
 from strategies.optuna_sampler import nsga2, nsga3, optuna_random, tpe
 from strategies.optuna_sampler import optuna_sampler as optuna_sampler
 from strategies.ppo import ppo
@@ -12,6 +13,7 @@ STRATEGIES = {
     "regularized_evolution": regularized_evolution,
     "reinforce": reinforce,
     "ppo": ppo,
+    "local_search": local_search,
     "tpe": tpe,
     "nsga2": nsga2,
     "nsga3": nsga3,
