@@ -1,6 +1,8 @@
 """Search spaces: one file each, and by name the factories that a configuration may call."""
 
 from search_spaces.cells import amoebanet, darts, nasnet
+from search_spaces.mobile_families import fbnet, mnasnet, nas_bench_macro, proxylessnas
+from search_spaces.mobile_named import mobile
 from search_spaces.nasbench201 import nasbench201
 from search_spaces.size import nats_size
 
@@ -10,4 +12,9 @@ SPACES = {
     "darts": darts,
     "nasnet": nasnet,
     "amoebanet": amoebanet,
+    "nas_bench_macro": nas_bench_macro,
+    "fbnet": fbnet,
+    "proxylessnas": proxylessnas,
+    "mnasnet": mnasnet,
+    "mobile": mobile,
 }
