@@ -204,7 +204,8 @@ class _Run(LayerBuilder):
 
     def width(self, decision, of=int):
         counts = [of(option) for option in self._decisions[decision].options]
-        return Elastic(max(counts), jnp.asarray(counts)[jnp.int32(self._row[decision])])
+        # as floats, as in __init__: a branch may close over the count
+        return Elastic(max(counts), jnp.asarray(counts, jnp.float32)[jnp.int32(self._row[decision])])
 
     def _choose(self, decision, cases):
         options = self._decisions[decision].options

@@ -9,10 +9,11 @@ frame: one program for every row has one shape at each place.
 import functools
 import operator
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 
 from nas.errors import BadInput
 from nas.space import Decision, Macro, SearchSpace
@@ -81,7 +82,13 @@ class Planned:
 
 
 def mobile_space(
-    name: str, frame: Frame, *, per: str = "layer", macro: Macro, arguments: Mapping[str, Any] | None = None
+    name: str,
+    frame: Frame,
+    *,
+    macro: Macro,
+    per: str = "layer",
+    most_layers: int | None = None,
+    arguments: Mapping[str, Any] | None = None,
 ) -> SearchSpace:
     """The space of a frame's decisions.
 
@@ -92,8 +99,9 @@ def mobile_space(
     Args:
         name: of the space.
         frame: with the options.
-        per: ``layer`` or ``stage``: what a property is chosen for. Channels and numbers of layers are of stages.
         macro: searched at by default.
+        per: ``layer`` or ``stage``: what a property is chosen for. Channels and numbers of layers are of stages.
+        most_layers: of a stage; stages with more are cut, for a smaller program.
         arguments: of the factory.
 
     Raises:
@@ -101,6 +109,10 @@ def mobile_space(
     """
     if per not in ("layer", "stage"):
         raise BadInput(f"{name}: per is {per!r}; it must be 'layer' or 'stage'")
+    if most_layers is not None:
+        if isinstance(most_layers, bool) or not isinstance(most_layers, int) or most_layers < 1:
+            raise BadInput(f"{name}: most_layers is {most_layers!r}; it must be a whole number of at least 1")
+        frame = replace(frame, stages=tuple(_cut(stage, most_layers) for stage in frame.stages))
     decisions: dict[str, Decision] = {}
     plan = _plan(name, frame, per, decisions)
     order = {decision: i for i, decision in enumerate(decisions)}
@@ -111,8 +123,15 @@ def mobile_space(
         macro=macro,
         allowed_of=_allowed(decisions, plan, order) if any(p.depth for p in plan) and per == "layer" else None,
         factors=_factors(plan, order),
-        arguments=dict(arguments or {}),
+        arguments={"most_layers": most_layers, **(arguments or {})},
     )
+
+
+def _cut(stage: Stage, most: int) -> Stage:
+    options = dict(stage.options)
+    if "layers" in options:
+        options["layers"] = tuple(dict.fromkeys(min(n, most) for n in options["layers"]))
+    return replace(stage, layers=min(stage.layers, most), options=options)
 
 
 def _plan(name, frame, per, decisions) -> tuple[Planned, ...]:
@@ -210,11 +229,11 @@ def _allowed(decisions, plan, order):
     }
 
     def allowed(row, i):
-        free = jnp.ones(len(options[i].options), bool)
+        free = np.ones(len(options[i].options), bool)
         if i not in waits:
             return free
         depth, there = waits[i]
-        return free & (jnp.asarray(there)[row[depth]] | (jnp.arange(free.shape[0]) == 0))
+        return free & (jnp.asarray(there)[row[depth]] | (np.arange(free.shape[0]) == 0))
 
     return allowed
 

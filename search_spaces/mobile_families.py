@@ -17,7 +17,9 @@ MNASNET = ("conv", "sep_conv", "mbconv_e3", "mbconv_e6")
 MOBILENET_V2 = ((16, 1, 1), (24, 2, 2), (32, 3, 2), (64, 4, 2), (96, 3, 1), (160, 3, 2), (320, 1, 1))
 
 
-def fbnet(blocks: Sequence[str] = FBNET, head: int = 1504, width: int = 16) -> SearchSpace:
+def fbnet(
+    blocks: Sequence[str] = FBNET, head: int = 1504, most_layers: int | None = None, width: int = 16
+) -> SearchSpace:
     """FBNet: 22 layers of one of 9 blocks, 10^21 networks; 32x32 images and 100 classes by default.
 
     Wu et al., "FBNet: Hardware-Aware Efficient ConvNet Design via Differentiable Neural Architecture Search", CVPR
@@ -27,6 +29,7 @@ def fbnet(blocks: Sequence[str] = FBNET, head: int = 1504, width: int = 16) -> S
     Args:
         blocks: the options of every layer.
         head: channels of the last convolution.
+        most_layers: of a stage, for a smaller program than the published one.
         width: of the stem.
     """
     plan = ((16, 1, 1), (24, 4, 2), (32, 4, 2), (64, 4, 2), (112, 4, 1), (184, 4, 2), (352, 1, 1))
@@ -36,11 +39,12 @@ def fbnet(blocks: Sequence[str] = FBNET, head: int = 1504, width: int = 16) -> S
         "fbnet",
         Frame(16, stages, head, style=style),
         macro=Macro(width, 1, (32, 32, 3), 100),
+        most_layers=most_layers,
         arguments={"blocks": list(blocks), "head": head},
     )
 
 
-def proxylessnas(blocks: Sequence[str] = PROXYLESSNAS, width: int = 32) -> SearchSpace:
+def proxylessnas(blocks: Sequence[str] = PROXYLESSNAS, most_layers: int | None = None, width: int = 32) -> SearchSpace:
     """ProxylessNAS's mobile space: 21 layers of one of 6 inverted residuals, or none where the shape stays.
 
     Cai, Zhu and Han, "ProxylessNAS: Direct Neural Architecture Search on Target Task and Hardware", ICLR 2019. A
@@ -48,6 +52,7 @@ def proxylessnas(blocks: Sequence[str] = PROXYLESSNAS, width: int = 32) -> Searc
 
     Args:
         blocks: the options of every layer.
+        most_layers: of a stage, for a smaller program than the published one.
         width: of the stem.
     """
     relu6, first = {"activation": "relu6"}, {"block": tuple(blocks)}
@@ -60,11 +65,12 @@ def proxylessnas(blocks: Sequence[str] = PROXYLESSNAS, width: int = 32) -> Searc
         "proxylessnas",
         Frame(32, tuple(stages), 1280, activation="relu6"),
         macro=Macro(width, 1, (224, 224, 3), 1000),
+        most_layers=most_layers,
         arguments={"blocks": list(blocks)},
     )
 
 
-def mnasnet(blocks: Sequence[str] = MNASNET, most_layers: int = 5, width: int = 32) -> SearchSpace:
+def mnasnet(blocks: Sequence[str] = MNASNET, most_layers: int | None = None, width: int = 32) -> SearchSpace:
     """MnasNet's factorised space: block, kernel, squeeze-and-excitation, skip, channels and layers of 7 stages.
 
     Tan et al., "MnasNet: Platform-Aware Neural Architecture Search for Mobile", CVPR 2019. All layers of a stage are
@@ -75,16 +81,14 @@ def mnasnet(blocks: Sequence[str] = MNASNET, most_layers: int = 5, width: int = 
 
     Args:
         blocks: the operations.
-        most_layers: of a stage; fewer make a smaller program.
+        most_layers: of a stage, for a smaller program than the published one.
         width: of the stem.
     """
-    if isinstance(most_layers, bool) or not isinstance(most_layers, int) or most_layers < 1:
-        raise BadInput(f"mnasnet: most_layers is {most_layers!r}; it must be a whole number of at least 1")
     stages = []
     for channels, layers, stride in MOBILENET_V2:
         options = {
             "channels": tuple(sorted({divisible(channels * m) for m in (0.75, 1, 1.25)})),
-            "layers": tuple(sorted({min(max(1, n), most_layers) for n in (layers - 1, layers, layers + 1)})),
+            "layers": tuple(sorted({max(1, n) for n in (layers - 1, layers, layers + 1)})),
             "block": tuple(blocks),
             "kernel": (3, 5),
             "se": (0, 0.25),
@@ -96,19 +100,27 @@ def mnasnet(blocks: Sequence[str] = MNASNET, most_layers: int = 5, width: int = 
         Frame(32, tuple(stages), 1280, style=Style(gate="sigmoid")),
         per="stage",
         macro=Macro(width, 1, (224, 224, 3), 1000),
-        arguments={"blocks": list(blocks), "most_layers": most_layers},
+        most_layers=most_layers,
+        arguments={"blocks": list(blocks)},
     )
 
 
-def nas_bench_macro(width: int = 32) -> SearchSpace:
+def nas_bench_macro(most_layers: int | None = None, width: int = 32) -> SearchSpace:
     """NAS-Bench-Macro: 8 layers of one of 3 blocks, 6,561 networks, all trained on CIFAR-10.
 
     Su et al., "Prioritized Architecture Sampling with Monto-Carlo Tree Search", CVPR 2021. Strides are those of 32x32
     images; an identity that halves the image is a 1x1 convolution.
+
+    Args:
+        most_layers: of a stage, for a smaller program than the published one.
+        width: of the stem.
     """
     stages = tuple(Stage(c, n, 2, options={"block": NAS_BENCH_MACRO}) for c, n in ((64, 2), (128, 3), (256, 3)))
     return mobile_space(
-        "nas_bench_macro", Frame(32, stages, 1280, stem_stride=1), macro=Macro(width, 1, (32, 32, 3), 10)
+        "nas_bench_macro",
+        Frame(32, stages, 1280, stem_stride=1),
+        macro=Macro(width, 1, (32, 32, 3), 10),
+        most_layers=most_layers,
     )
 
 

@@ -111,6 +111,7 @@ def mobile(
     skip: Sequence[str] = (),
     channels: Sequence[float] = (),
     layers: Sequence[int] = (),
+    most_layers: int | None = None,
     width: int | None = None,
 ) -> SearchSpace:
     """The space around a published network: any of its properties as decisions.
@@ -128,6 +129,7 @@ def mobile(
         skip: ``identity``, ``pool`` or ``none``.
         channels: multiples of each stage's own, such as 0.75 and 1.25.
         layers: more (1) or fewer (-1) than each stage's own.
+        most_layers: of a stage, for a smaller program.
         width: of the stem, by default the network's.
     """
     if base not in FRAMES:
@@ -153,6 +155,7 @@ def mobile(
         replace(frame, stages=tuple(map(around, frame.stages))),
         per=per,
         macro=Macro(width or frame.stem, 1, (224, 224, 3), 1000),
+        most_layers=most_layers,
         arguments={"base": base, "per": per}
         | {n: list(v) for n, v in {**lists, "channels": channels, "layers": layers}.items()},
     )

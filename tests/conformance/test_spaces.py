@@ -20,6 +20,11 @@ TABLE = [
     ("darts", {}, Macro(4, 3, (8, 8, 3), 10), "03532dcb24bafc9f"),
     ("nasnet", {}, Macro(4, 3, (8, 8, 3), 10), "a62c767b3ab1a826"),
     ("amoebanet", {"nodes": 3}, Macro(4, 3, (8, 8, 3), 10), "800755389fcabf71"),
+    ("nas_bench_macro", {}, Macro(8, 1, (16, 16, 3), 10), "b45d2a17311fae35"),
+    ("fbnet", {"most_layers": 2}, Macro(4, 1, (16, 16, 3), 10), "75a4fbd6e68e6264"),
+    ("proxylessnas", {"most_layers": 2}, Macro(8, 1, (16, 16, 3), 10), "13ae89be33647f59"),
+    ("mnasnet", {}, Macro(8, 1, (16, 16, 3), 10), "fd9b0ab64a129aab"),
+    ("mobile", {"layers": [1], "se": [0.25], "per": "stage"}, Macro(8, 1, (16, 16, 3), 10), "35957b7f12cd160b"),
 ]
 EACH = [pytest.param(SPACES[name](**arguments), macro, id=name) for name, arguments, macro, _ in TABLE]
 KEY = jax.random.key(0)

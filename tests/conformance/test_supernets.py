@@ -24,6 +24,11 @@ TABLE = [
         Macro(4, 3, (8, 8, 3), 10),
     ),
     ("amoebanet", {"nodes": 3, "operations": ["dil_conv_3x3", "avg_pool_3x3"]}, Macro(4, 3, (8, 8, 3), 10)),
+    ("nas_bench_macro", {"most_layers": 1}, Macro(8, 1, (8, 8, 3), 10)),
+    ("fbnet", {"blocks": ["k3_e1_g2", "skip"], "most_layers": 1, "head": 64}, Macro(4, 1, (8, 8, 3), 10)),
+    ("proxylessnas", {"blocks": ["k3_e3"], "most_layers": 2}, Macro(4, 1, (8, 8, 3), 10)),
+    ("mnasnet", {"blocks": ["conv", "sep_conv"], "most_layers": 2}, Macro(4, 1, (8, 8, 3), 10)),
+    ("mobile", {"base": "mobilenet_v3_small", "kernel": [], "most_layers": 1}, Macro(4, 1, (8, 8, 3), 10)),
 ]
 BATCH = 16
 RATE, MOMENTUM = 0.05, 0.9
