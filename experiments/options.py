@@ -221,6 +221,9 @@ class Sizes:
 # cells of the whole network while searching and deployed, where depth does not count the cells of a stage
 DEPTHS = {"darts": (3, 8), "nasnet": (3, 8), "amoebanet": (3, 8)}
 
+# mobile networks: a quarter of the width while searching, their own numbers of layers always
+MOBILE = ("nas_bench_macro", "fbnet", "proxylessnas", "mnasnet", "mobile")
+
 
 def sized_for(space: SearchSpace, sizes: "Sizes") -> "Sizes":
     """The sizes for this space: those of the data for ours, and the space's own macro for a person's own."""
@@ -230,6 +233,8 @@ def sized_for(space: SearchSpace, sizes: "Sizes") -> "Sizes":
         searched, deployed = DEPTHS[space.name]
         return replace(sizes, search_depth=searched, depth=deployed)
     width, depth = space.macro.width, space.macro.depth
+    if space.name in MOBILE:
+        return replace(sizes, search_width=max(4, width // 4), search_depth=1, width=width, depth=1)
     return replace(sizes, search_width=width, search_depth=depth, width=width, depth=depth)
 
 

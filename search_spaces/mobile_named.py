@@ -136,9 +136,14 @@ def mobile(
         raise BadInput(f"mobile: no network '{base}'; {suggest(base, FRAMES)}")
     frame = FRAMES[base]
     lists = dict(block=block, kernel=kernel, expand=expand, se=se, activation=activation, skip=skip)
-    wrong = next((n for n, v in {**lists, "channels": channels, "layers": layers}.items() if isinstance(v, str)), None)
+    sizes = dict(channels=channels, layers=layers)
+    wrong = next((name for name, values in {**lists, **sizes}.items() if not isinstance(values, list | tuple)), None)
     if wrong:
         raise BadInput(f"mobile: {wrong} takes a list, such as --set {wrong}='[...]'")
+    if any(isinstance(m, bool) or not isinstance(m, int | float) or not 0 < m <= 16 for m in channels):
+        raise BadInput(f"mobile: channels are {list(channels)}; they are multiples of each stage's own, such as 0.75")
+    if any(isinstance(n, bool) or not isinstance(n, int) for n in layers):
+        raise BadInput(f"mobile: layers are {list(layers)}; they are added to each stage's own, such as -1 or 1")
 
     def around(stage: Stage) -> Stage:
         own = {**DEFAULTS, **stage.fixed}
@@ -156,8 +161,7 @@ def mobile(
         per=per,
         macro=Macro(width or frame.stem, 1, (224, 224, 3), 1000),
         most_layers=most_layers,
-        arguments={"base": base, "per": per}
-        | {n: list(v) for n, v in {**lists, "channels": channels, "layers": layers}.items()},
+        arguments={"base": base, "per": per} | {name: list(values) for name, values in {**lists, **sizes}.items()},
     )
 
 

@@ -1,17 +1,20 @@
-"""Against published figures: every parameter count of two benchmarks, published cells, the count of topologies."""
+"""Against published figures: every parameter count of three benchmarks, published cells and networks, topologies."""
 
 import csv
 import gzip
+import json
 
 import numpy as np
 import pytest
 
-from nas.cost import Stamp, tabulate
+from nas.cost import Stamp, count_costs, tabulate
 from nas.errors import BadInput
 from nas.layers import counts
 from nas.space import Macro, all_rows
-from search_spaces import darts, nasbench201, nats_size
+from search_spaces import darts, nas_bench_macro, nasbench201, nats_size
 from search_spaces.genotype import from_row, parse, space_of, to_row
+from search_spaces.mobile_families import from_digits, to_digits
+from search_spaces.mobile_named import named
 from search_spaces.nasbench201 import from_string, structure, to_string
 from search_spaces.published import DARTS_V2, PUBLISHED
 
@@ -61,6 +64,38 @@ def test_keys_are_our_classes():
     space = nasbench201()
     rows = all_rows(space)
     assert len(np.unique(np.asarray(space.key_of(rows)), axis=0)) == 4_930
+
+
+# ---- mobile networks ---------------------------------------------------------------------------------------------
+def test_all_parameter_counts_and_flops_of_nas_bench_macro(published):
+    table = json.loads(published("nas_bench_macro/nas-bench-macro_cifar10.json").read_text())
+    assert len(table) == 6_561
+    space = nas_bench_macro()
+    rows = np.stack([from_digits(digits, space, "") for digits in list(table)[::200]])
+    assert [to_digits(row, "") for row in rows] == list(table)[::200]
+    every = np.asarray([list(map(int, digits)) for digits in table], np.int32)
+    costs = count_costs(space)
+    assert np.array_equal(costs["params"](every), [entry["params"] for entry in table.values()])
+    assert np.array_equal(costs["macs"](every), [entry["flops"] for entry in table.values()])
+    assert np.array_equal(parameters(space, rows), [entry["params"] for entry in list(table.values())[::200]])
+
+
+# parameters are torchvision's at 1,000 classes, multiply-accumulates the papers' in millions at 224x224
+@pytest.mark.parametrize(
+    "name, params, macs",
+    [
+        ("mobilenet_v2", 3_504_872, 300),
+        ("mobilenet_v3_large", 5_483_032, 219),
+        ("mobilenet_v3_small", 2_542_856, 56),
+        ("efficientnet_b0", 5_288_548, 390),
+        ("mnasnet_1.0", 4_383_312, 314),
+    ],
+)
+def test_counts_of_published_mobile_networks(name, params, macs):
+    space, row = named(name)
+    found = counts(space.layers(row))
+    assert found.params == params
+    assert found.macs == pytest.approx(macs * 1e6, rel=0.02)
 
 
 # ---- cells -------------------------------------------------------------------------------------------------------
