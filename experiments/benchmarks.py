@@ -87,8 +87,7 @@ def nas_bench_macro(dataset: str, features: Sequence[str]) -> Benchmark:
     """
     path = find("nas_bench_macro/nas-bench-macro_cifar10.json")
     found = json.loads(path.read_text())
-    options = ("identity", "mb3_k3", "mb6_k5")
-    space = table_only("nas_bench_macro", [(f"block_{i}", options) for i in range(8)])
+    space = SPACES["nas_bench_macro"]()
     runs = np.asarray([entry["test_acc"] for entry in found.values()])
     rows = np.asarray([[int(digit) for digit in text] for text in found])
     note = "a strategy is told the test accuracy of one run; the mean of the two others is reported"

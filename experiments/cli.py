@@ -197,12 +197,12 @@ def compare(
 
 @importer.command("arch")
 def import_arch(
-    form: Annotated[str, typer.Argument(metavar="FORMAT", help="nb201 or genotype")],
-    source: Annotated[str, typer.Argument(help="the string, or a file that holds it")],
+    form: Annotated[str, typer.Argument(metavar="FORMAT", help="nb201, genotype or named")],
+    source: Annotated[str, typer.Argument(help="the string, or a file that holds it; or a network's name")],
     width: Width = None,
     depth: Depth = None,
     classes: Classes = None,
-    input_: Annotated[str | None, typer.Option("--input", help="HxWxC, default 32x32x3")] = None,
+    input_: Annotated[str | None, typer.Option("--input", help="HxWxC, default the space's")] = None,
     out: Out = None,
 ):
     """Turn an architecture in a published format into a config."""

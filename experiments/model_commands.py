@@ -29,6 +29,7 @@ from nas.space import Macro
 from nas.supernet import network_supernet
 from search_spaces import SPACES
 from search_spaces.genotype import from_row, parse, space_of, to_row
+from search_spaces.mobile_named import named
 from search_spaces.nasbench201 import from_string, nasbench201, to_string
 
 
@@ -171,8 +172,10 @@ def import_arch(form, source, width, depth, classes, input_text, out):
         genotype = parse(text)
         space = space_of(genotype)
         row = to_row(genotype, space)
+    elif form == "named":
+        space, row = named(source)
     else:
-        raise BadInput(f"import arch: no format '{form}'; {suggest(form, ('nb201', 'genotype'))}")
+        raise BadInput(f"import arch: no format '{form}'; {suggest(form, ('nb201', 'genotype', 'named'))}")
     macro = space.macro
     shape = _shape(input_text) if input_text else macro.input
     macro = Macro(width or macro.width, depth or macro.depth, shape, classes or macro.classes)

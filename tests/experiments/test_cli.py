@@ -150,6 +150,13 @@ def test_import_describe_export_genotype(nas, tmp_path):
     assert not code and parse(out) == parse(text.read_text())
 
 
+def test_import_a_mobile_network_by_name(nas, tmp_path):
+    code, _, _ = nas("import", "arch", "named", "mobilenet_v3_small", "--out", tmp_path / "c.json")
+    assert not code
+    code, out, _ = nas("describe", tmp_path / "c.json", "--json")
+    assert json.loads(out)["params"] == 2_542_856
+
+
 BAD = {
     "no budget": (["search"], "--trials 24 and/or --time 2h"),
     "zero trials": (["search", "--trials", "0"], "at least 1"),
@@ -190,6 +197,7 @@ BAD = {
     "unknown format": (["import", "arch", "onx", "x"], "nb201"),
     "no genotype file": (["import", "arch", "genotype", "nothing.txt"], "no such file"),
     "code as genotype": (["import", "arch", "genotype", "Genotype(__import__('os').system('true'))"], "genotype"),
+    "no such network": (["import", "arch", "named", "mobilenetv2"], "did you mean 'mobilenet_v2'"),
     "half a string": (["import", "arch", "nb201", "|nor_conv_3x3~0|+|none~0"], "nodes"),
     "unknown operation": (
         ["import", "arch", "nb201", ARCH.replace("skip_connect", "skip")],
