@@ -195,6 +195,33 @@ def compare(
     comparing.main(tables, dataset, strategies, queries, runs, chosen, seed, out, json_)
 
 
+@app.command()
+def measure(
+    space: Annotated[str, typer.Option(help="name, or package.module:factory of your own")] = "nasbench201",
+    runtime: Annotated[str, typer.Option(help="xla, or onnx: ONNX Runtime on the CPU")] = "xla",
+    networks: Annotated[int, typer.Option(help="whole networks to fit a table to; 0: blocks alone", min=0)] = 0,
+    set_: Set = [],  # noqa: B006
+    width: Width = None,
+    depth: Depth = None,
+    input_: Annotated[str | None, typer.Option("--input", help="HxWxC, default the space's")] = None,
+    classes: Classes = None,
+    batch: Annotated[int, typer.Option(help="images a call", min=1)] = 1,
+    dtype: Annotated[str, typer.Option(help="float32 or, with xla, bfloat16")] = "float32",
+    rounds: Annotated[int, typer.Option(help="samples of each, in rounds of shuffled order", min=3)] = 15,
+    threads: Annotated[int | None, typer.Option(help="cores to use; default all", min=1)] = None,
+    seed: Seed = 0,
+    out: Out = None,
+    bundle: Annotated[Path | None, typer.Option(help="write models for another machine into this folder")] = None,
+    json_: Json = False,
+):
+    """Make a latency table of this machine, or a bundle of models that another one measures."""
+    from experiments import measure_commands
+
+    measure_commands.main(
+        measure_commands.Options(**{k.rstrip("_"): v for k, v in locals().items() if k != "measure_commands"})
+    )
+
+
 @importer.command("arch")
 def import_arch(
     form: Annotated[str, typer.Argument(metavar="FORMAT", help="nb201, genotype or named")],

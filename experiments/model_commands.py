@@ -14,6 +14,7 @@ from experiments.options import (
     frame,
     known_spaces,
     parse_sets,
+    parse_shape,
     read_costs,
     split_sets,
 )
@@ -177,7 +178,7 @@ def import_arch(form, source, width, depth, classes, input_text, out):
     else:
         raise BadInput(f"import arch: no format '{form}'; {suggest(form, ('nb201', 'genotype', 'named'))}")
     macro = space.macro
-    shape = _shape(input_text) if input_text else macro.input
+    shape = parse_shape(input_text) if input_text else macro.input
     macro = Macro(width or macro.width, depth or macro.depth, shape, classes or macro.classes)
     source_name = Path(source).name if _is_file(source) else text.strip()
     architecture = configs.Architecture(
@@ -194,13 +195,6 @@ def _is_file(source):
         return Path(source).is_file()
     except (OSError, ValueError):
         return False
-
-
-def _shape(text):
-    parts = text.lower().split("x")
-    if len(parts) != 3 or not all(p.isdigit() for p in parts):
-        raise BadInput(f"--input {text}: write height x width x channels, for example 32x32x3")
-    return tuple(map(int, parts))
 
 
 def export(path, to, own, out):

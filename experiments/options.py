@@ -130,6 +130,15 @@ def parse_time(text: str | None) -> float | None:
     return float(found[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[found[2]]
 
 
+def parse_shape(text: str) -> tuple[int, int, int]:
+    """``32x32x3`` to (height, width, channels)."""
+    parts = text.lower().split("x")
+    if len(parts) != 3 or not all(p.isdigit() for p in parts):
+        raise BadInput(f"--input {text}: write height x width x channels, for example 32x32x3")
+    height, width, channels = map(int, parts)
+    return height, width, channels
+
+
 def parse_named(items: list[str], option: str) -> list[tuple[str, str]]:
     """``NAME=VALUE`` pairs."""
     pairs = []

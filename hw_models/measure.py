@@ -10,11 +10,12 @@ from rich.console import Console
 from rich.progress import Progress
 
 from hw_models.blocks import Block, Blocks, distinct, visit
+from hw_models.runtimes import program_of
 from hw_models.samples import about, open_samples, save_samples, stamp_of
 from hw_models.table import EMPTY, network_name, table
-from hw_models.timing import CALL_MS, CALLS, DTYPES, Report, fill
+from hw_models.timing import CALL_MS, CALLS, Report, fill
 from nas.cost import Cost, sample_rows
-from nas.errors import BadInput, suggest
+from nas.errors import BadInput
 from nas.evaluate import use_compilation_cache
 from nas.space import Macro, SearchSpace
 
@@ -25,6 +26,7 @@ def measure(
     space: SearchSpace,
     macro: Macro | None = None,
     *,
+    runtime: str = "xla",
     batch: int = 1,
     dtype: str = "float32",
     rounds: int = 15,
@@ -34,16 +36,18 @@ def measure(
     path: str | os.PathLike | None = None,
     seed: int = 0,
 ) -> Cost:
-    """Latency in ms of every architecture of a space on JAX's default device, from timing its blocks.
+    """Latency in ms of every architecture of a space on this machine, from timing its blocks.
 
     Blocks and whole networks are timed in the same way (`hw_models.timing`), in `rounds` rounds of shuffled order;
-    medians are taken. So the figure is the time inside of XLA; what a call from Python adds is in ``details``. Where
-    the plain sum of blocks is more than `hw_models.table.GOOD_ENOUGH` off, one scale and one offset are fitted on the
-    whole networks, if that predicts each from the others better; the stamp's error is then that of these predictions.
+    medians are taken. So with XLA the figure is the time inside of it; what a call from Python adds is in ``details``.
+    Where the plain sum of blocks is more than `hw_models.table.GOOD_ENOUGH` off, one scale and one offset are fitted
+    on the whole networks, if that predicts each from the others better; the stamp's error is then that of these
+    predictions.
 
     Args:
         space: whose blocks and factors are used.
         macro: the frame; default the space's.
+        runtime: ``xla``, on JAX's default device, or ``onnx``, ONNX Runtime on the CPU.
         batch: images a call.
         dtype: ``float32`` or ``bfloat16``, of weights and activations.
         rounds: samples of each block.
@@ -64,28 +68,25 @@ def measure(
     Raises:
         BadInput: a wrong argument; `path` holds samples of something else; two different blocks have the same key.
     """
-    _check(batch=(batch, 1), rounds=(rounds, 3), warmup=(warmup, 1), networks=(networks, 0))
-    if dtype not in DTYPES:
-        raise BadInput(f"measure: no dtype '{dtype}'; {suggest(dtype, DTYPES)}")
+    check_counts(batch=(batch, 1), rounds=(rounds, 3), warmup=(warmup, 1), networks=(networks, 0))
     macro = macro or space.macro
+    source = f"blocks timed alone, {conditions(rounds, warmup)}"
+    stamp = stamp_of(macro, batch, dtype, source, runtime)
+    program = program_of(runtime, batch=batch, dtype=dtype, seed=seed)
     use_compilation_cache()
-    best = f"each the best of {CALLS} calls of about {CALL_MS:g} ms"
-    source = f"blocks timed alone inside XLA, medians of {rounds} rounds, {best}, after {warmup} warm-up samples"
-    stamp = stamp_of(macro, batch, dtype, source)
     common = about(space, stamp, seed)
     samples = open_samples(path, common)
-    with _reporting(progress) as report:
+    with reporting(progress) as report:
         blocks = Blocks(space, macro, lambda n, total: report(n, total, "listing blocks"))
         fit_on = visit(blocks, stamp)
     rows = distinct(sample_rows(space, 4 * networks, seed + 1))[:networks]
     programs: dict[str, Block] = {EMPTY: (), **blocks.layers}
     programs |= {network_name(row): space.layers(row, macro) for row in rows}
-    with _reporting(progress) as report:
+    with reporting(progress) as report:
         fill(
             samples,
             programs,
-            batch=batch,
-            dtype=dtype,
+            program=program,
             rounds=rounds,
             warmup=warmup,
             seed=seed,
@@ -96,7 +97,7 @@ def measure(
 
 
 @contextlib.contextmanager
-def _reporting(progress: Report | None) -> Iterator[Report]:
+def reporting(progress: Report | None) -> Iterator[Report]:
     """Where reports go: the caller's function, a bar with the time left, or plain lines."""
     if progress is not None:
         yield progress
@@ -117,7 +118,14 @@ def _reporting(progress: Report | None) -> Iterator[Report]:
         yield report
 
 
-def _check(**least: tuple[int, int]) -> None:
+def conditions(rounds: int, warmup: int) -> str:
+    """How the samples were taken, for stamps."""
+    best = f"each the best of {CALLS} calls of about {CALL_MS:g} ms"
+    return f"medians of {rounds} rounds, {best}, after {warmup} warm-up samples"
+
+
+def check_counts(**least: tuple[int, int]) -> None:
+    """Refuses what is no whole number of at least so much: name -> (value, least)."""
     for name, (value, at_least) in least.items():
         if isinstance(value, bool) or not isinstance(value, int) or value < at_least:
             raise BadInput(f"measure: {name} is {value!r}; it must be a whole number of at least {at_least}")

@@ -163,7 +163,7 @@ class _Graph:
             return self.node(PLAIN[kind], [x])
         match kind:
             case "relu6":
-                return self.node("Clip", [x, *(self.constant(np.float32(v)) for v in (0, 6))])
+                return self.node("Clip", [x, *(self.constant(np.asarray(v, np.float32)) for v in (0, 6))])
             case "hard_sigmoid":
                 return self.node("HardSigmoid", [x], alpha=1 / 6, beta=0.5)
             case "swish":

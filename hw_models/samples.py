@@ -1,18 +1,16 @@
 """The file of raw samples that a killed measuring goes on from, and what the samples are of: device and runtime."""
 
-import contextlib
 import datetime
 import json
 import os
-import platform
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
+from hw_models.runtimes import device_name, runtime_name
 from hw_models.timing import Samples
 from nas.cost import Stamp
 from nas.errors import BadInput
@@ -22,22 +20,11 @@ from nas.space import Macro, SearchSpace
 SCHEMA = "nas.measurement/1"
 
 
-def stamp_of(macro: Macro, batch: int, dtype: str, source: str) -> Stamp:
+def stamp_of(macro: Macro, batch: int, dtype: str, source: str, runtime: str = "xla") -> Stamp:
     """The stamp of a latency on this machine, today."""
-    device = jax.devices()[0]
-    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    name = f"{_processor()}, {threads} threads" if device.platform == "cpu" else device.device_kind
-    runtime = f"xla-{device.platform} jax {jax.__version__}"
     today = datetime.date.today().isoformat()
-    return Stamp("latency", "ms", name, runtime, batch, dtype, asdict(macro), source, None, today)
-
-
-def _processor() -> str:
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+    device = device_name(runtime)
+    return Stamp("latency", "ms", device, runtime_name(runtime), batch, dtype, asdict(macro), source, None, today)
 
 
 def about(space: SearchSpace, stamp: Stamp, seed: int) -> dict[str, Any]:

@@ -58,7 +58,8 @@ def table(blocks: Blocks, fit_on: np.ndarray | None, rows: np.ndarray, samples: 
             network["spread_ms"] = spread[name]
         details |= found
         details["call_ms"] = call = float(np.median([np.asarray(samples[name])[:, 1] for name in names]))
-        cost = _noted(cost, f"; a call from Python adds about {call:.2g} ms to a network, not counted")
+        if call > 1e-3:  # where a turn is a call of its own, it is counted
+            cost = _noted(cost, f"; a call from Python adds about {call:.2g} ms to a network, not counted")
     return replace(cost, details=details)
 
 

@@ -1,7 +1,7 @@
-"""How long a few layers take inside XLA: one program each, sampled in rounds of shuffled order.
+"""How long a few layers take: one program each, sampled in rounds of shuffled order.
 
-A block runs k times in a loop inside one compiled program, each turn fed by the one before so that nothing can be
-left out or moved. A call without a turn is taken off here, the turn of an empty loop by the reader of the samples.
+Inside XLA a block runs k times in a loop of one compiled program, each turn fed by the one before so that nothing can
+be left out or moved. A call without a turn is taken off here, the turn of an empty loop by the reader of the samples.
 """
 
 import functools
@@ -20,6 +20,7 @@ from jax import lax
 from hw_models.blocks import Block
 from nas.network import init_layers, run_layer
 
+Program = Callable[[int], float]  # ms of one call with so many turns of a block
 Samples = dict[str, list[list[float]]]  # name -> [ms of a turn, ms of a call without a turn] of each round
 Report = Callable[[int, int, str], None]
 
@@ -33,19 +34,21 @@ def fill(
     samples: Samples,
     blocks: Mapping[str, Block],
     *,
-    batch: int,
-    dtype: str,
+    program: Callable[[Block], Program],
     rounds: int,
     warmup: int,
     seed: int,
     report: Report,
     save: Callable[[], None],
 ) -> None:
-    """Adds samples of each block until there are `rounds`, saving after each round."""
+    """Adds samples of each block until there are `rounds`, saving after each round.
+
+    `program` makes the function that runs a block, no layers standing for an empty loop; `seed` is of the order.
+    """
     todo = [name for name in blocks if len(samples.setdefault(name, [])) < rounds]
     done, total = 0, COMPILING * len(todo) + sum(rounds - len(samples[name]) for name in todo)
-    compiled: list[Callable[[int], float]] = []
-    for call in _ahead(functools.partial(_program, blocks[name], batch, dtype, seed) for name in todo):
+    compiled: list[Program] = []
+    for call in _ahead(functools.partial(program, blocks[name]) for name in todo):
         compiled.append(call)
         done += COMPILING
         report(done, total, "compiling blocks")
@@ -77,13 +80,13 @@ def _ahead(makes: Iterable[Callable[[], Callable]]) -> Iterator[Callable]:
             waiting += [pool.submit(make) for make in itertools.islice(makes, 1)]
 
 
-def _program(block: Block, batch: int, dtype: str, seed: int) -> Callable[[int], float]:
-    """A compiled function: ms of a call with so many turns of a block. No layers: an empty loop."""
+def xla_program(block: Block, *, batch: int, dtype: str, seed: int) -> Program:
+    """A block compiled by XLA on JAX's default device."""
     rng = np.random.default_rng(seed)
     # the empty loop's input is large enough that XLA does not turn the loop into one kernel
     shapes = [x.output_shape for x in block if x.op == "input"] or [(128, 128)]
     inputs = tuple(rng.normal(size=(batch, *shape)).astype(DTYPES[dtype]) for shape in shapes)
-    operands = jax.device_put((_arrays(block, dtype, rng), inputs))
+    operands = jax.device_put((random_arrays(block, dtype, rng), inputs))
 
     def once(arrays, inputs, out):
         # one number of the last result goes into each input, so that XLA can neither hoist nor drop a turn; writing
@@ -106,7 +109,7 @@ def _program(block: Block, batch: int, dtype: str, seed: int) -> Callable[[int],
     return call
 
 
-def _sampler(call: Callable[[int], float], warmup: int) -> Callable[[], tuple[float, float]]:
+def _sampler(call: Program, warmup: int) -> Callable[[], tuple[float, float]]:
     """A function that times (one turn, one call without a turn), in ms, with enough turns for the clock."""
 
     def sample(turns: int) -> tuple[float, float]:
@@ -144,7 +147,7 @@ def _run(block: Block, arrays, inputs: Sequence[jax.Array]) -> jax.Array:
     return values[-1]
 
 
-def _arrays(block: Block, dtype: str, rng: np.random.Generator):
+def random_arrays(block: Block, dtype: str, rng: np.random.Generator):
     """(weights, stats) as of a trained network: nothing that grows or fades over many layers."""
 
     def value(path, like):

@@ -1,0 +1,131 @@
+"""`nas measure`: a latency table of this machine, or a bundle that another one measures."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from experiments.cli import show
+from experiments.options import accepted, frame, make_own, parse_sets, parse_shape, space_factory, split_sets
+from hw_models.runtimes import pin
+from nas.cost import load_cost
+from nas.errors import BadInput
+from nas.space import Macro
+from search_spaces import SPACES
+
+
+@dataclass
+class Options:
+    """The options of ``nas measure``, as typed."""
+
+    space: str
+    runtime: str
+    networks: int
+    set: list[str]
+    width: int | None
+    depth: int | None
+    input: str | None
+    classes: int | None
+    batch: int
+    dtype: str
+    rounds: int
+    threads: int | None
+    seed: int
+    out: Path | None
+    bundle: Path | None
+    json: bool
+
+
+def main(o: Options) -> None:
+    """Makes a table, or a bundle."""
+    if (o.out is None) == (o.bundle is None):
+        raise BadInput("measure: say where the table goes, --out cpu.json, or write a bundle, --bundle FOLDER")
+    space = _space(o)
+    if o.bundle is not None:
+        return _bundle(space, o)
+    if o.out.exists():
+        load_cost(o.out)  # only a table is written over
+    if not o.out.parent.is_dir():
+        raise BadInput(f"--out {o.out}: there is no folder {o.out.parent}; make it first")
+    if o.threads is not None:
+        pin(o.threads)
+    common = dict(runtime=o.runtime, batch=o.batch, dtype=o.dtype, rounds=o.rounds, seed=o.seed)
+    common["path"] = o.out.with_suffix(".samples.json")
+    cost, told = _whole(space, o.networks, common) if o.networks else _blocks(space, common)
+    cost.save(o.out)
+    stamp = cost.stamp
+    if o.json:
+        return show(told | {"out": str(o.out), "error": stamp.error, "device": stamp.device, "runtime": stamp.runtime})
+    print(f"{space.name}, {frame(stamp.macro)}, batch {stamp.batch}, {stamp.dtype}: {stamp.device}, {stamp.runtime}")
+    for label, value in told.items():
+        print(f"  {label.replace('_', ' ')}: {value}")
+    error = "not known" if stamp.error is None else f"{stamp.error:.1%}"
+    print(f"Written to {o.out}, held-out error {error}; use it with: nas search --cost cpu={o.out} --limit cpu=...ms")
+
+
+def _space(o):
+    factory = space_factory(o.space, SPACES)
+    arguments = split_sets(parse_sets(o.set), {"space": accepted(factory)})["space"]
+    space = make_own(o.space, factory, **arguments)
+    macro = space.macro
+    shape = parse_shape(o.input) if o.input else macro.input
+    return space.at(Macro(o.width or macro.width, o.depth or macro.depth, shape, o.classes or macro.classes))
+
+
+def _whole(space, networks, common):
+    """Whole networks, and factors fitted to them."""
+    from hw_models.fit import LEAST, fit
+    from hw_models.networks import measure_networks
+
+    if networks < LEAST:
+        raise BadInput(f"--networks {networks}: a table is fitted to at least {LEAST}; better 100, or 0 to time blocks")
+    found = measure_networks(space, networks=networks, **common)
+    ms = found.latency_ms
+    source = "; ".join((found.stamp.source, *found.notes))
+    cost = fit(space, found.rows, ms, replace(found.stamp, source=source), seed=common["seed"])
+    each = [
+        {"row": row.tolist(), "ms": float(m), "spread": float(s)}
+        for row, m, s in zip(found.rows, ms, found.spread, strict=True)
+    ]
+    details = {**(cost.details or {}), "networks": each, "notes": list(found.notes)}
+    fitted = (cost.details or {}).get("fit", {})
+    told = {
+        "networks": len(ms),
+        "latency_ms": f"{ms.min():.3g} to {ms.max():.3g}, median {sorted(ms)[len(ms) // 2]:.3g}",
+        "spread": f"{sorted(found.spread)[len(ms) // 2]:.1%} between the quartiles of {common['rounds']} rounds, median",
+        **{name: round(fitted[name], 4) for name in ("spearman", "within_5", "within_10", "mape") if name in fitted},
+        "notes": "; ".join(found.notes) or "nothing unusual seen",
+    }
+    return replace(cost, details=details), told
+
+
+def _blocks(space, common):
+    """Every block by itself, and the sum of them."""
+    from hw_models.measure import measure
+
+    cost = measure(space, **common)
+    details = cost.details or {}
+    checked = details["validation"]
+    told = {
+        "blocks": len(details["spread"]),
+        "error_of_sum": f"{checked['error_of_sum']:.1%}, on {len(checked['networks'])} whole networks",
+        "load": f"{details['load'][0]:.1f}" if details["load"] else "not known",
+    }
+    return cost, told
+
+
+def _bundle(space, o):
+    """Models for another machine."""
+    from hw_models.bundle import write_bundle
+    from hw_models.measure import reporting
+
+    networks, folder = o.networks or 100, o.bundle
+    with reporting(None) as report:
+        step = lambda done, total: report(done, total, "writing models")  # noqa: E731
+        manifest = write_bundle(space, folder, networks=networks, batch=o.batch, seed=o.seed, report=step)
+    models = manifest["models"]
+    size = sum(model["bytes"] for model in models)
+    if o.json:
+        return show({"bundle": str(folder), "models": len(models), "bytes": size})
+    print(f"{len(models)} models of {space.name}, {frame(manifest['macro'])}, {size / 1e6:.1f} MB, in {folder}")
+    print("On the device: python run.py --device NAME (Python and onnxruntime),")
+    print("or for a phone on a cable: sh run_adb.sh /path/to/onnxruntime_perf_test")
+    print(f"Then, with the folder back here: nas fit --results {folder} --out phone.json")

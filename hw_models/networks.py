@@ -1,0 +1,143 @@
+"""Whole networks of a space, timed on this machine: what factors are fitted to, and what tables are tested on."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from hw_models.blocks import distinct
+from hw_models.measure import check_counts, conditions, reporting
+from hw_models.runtimes import program_of
+from hw_models.samples import about, open_samples, save_samples, stamp_of
+from hw_models.table import network_name
+from hw_models.timing import fill
+from nas.cost import Stamp, sample_rows
+from nas.errors import BadInput
+from nas.evaluate import use_compilation_cache
+from nas.space import Macro, SearchSpace
+
+DRIFT = 0.03  # of the last third of the rounds against the first; a quiet machine stays within 0.01
+OUTLIER = 0.2  # above the median of its network
+UNSTEADY = 0.1  # interquartile range over median
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """Whole networks timed under one set of conditions.
+
+    Attributes:
+        rows: int32[N, L], the architectures.
+        ms: float64[N, R], one time a network and round.
+        stamp: the conditions.
+        space: fingerprint of the space.
+        notes: what a reader has to know, such as drift; empty where nothing was seen.
+    """
+
+    rows: np.ndarray
+    ms: np.ndarray
+    stamp: Stamp
+    space: str
+    notes: tuple[str, ...] = ()
+
+    @property
+    def latency_ms(self) -> np.ndarray:
+        """float64[N]: the median over the rounds."""
+        return np.median(self.ms, axis=1)
+
+    @property
+    def spread(self) -> np.ndarray:
+        """float64[N]: interquartile range over the median."""
+        return np.subtract(*np.percentile(self.ms, (75, 25), axis=1)) / self.latency_ms
+
+
+def measure_networks(
+    space: SearchSpace,
+    macro: Macro | None = None,
+    *,
+    networks: int = 100,
+    rows: np.ndarray | None = None,
+    runtime: str = "xla",
+    batch: int = 1,
+    dtype: str = "float32",
+    rounds: int = 15,
+    warmup: int = 3,
+    progress: Callable[[int, int, str], None] | None = None,
+    path: str | os.PathLike | None = None,
+    seed: int = 0,
+) -> Measured:
+    """Times whole networks of a space, in rounds of shuffled order (see `hw_models.timing`).
+
+    Every network is timed once in each round, so that what drifts, such as a clock or a neighbour, meets all alike.
+
+    Args:
+        space: to sample from.
+        macro: the frame; default the space's.
+        networks: how many distinct ones.
+        rows: these instead, int32[N, L].
+        runtime: ``xla``, on JAX's default device, or ``onnx``, ONNX Runtime on the CPU.
+        batch: images a call.
+        dtype: ``float32`` or, with XLA, ``bfloat16``.
+        rounds: samples of each network.
+        warmup: samples before the first round.
+        progress: called with (done, total, what); default as in `hw_models.measure.measure`.
+        path: a file for the samples (JSON, written after each round); a measuring that was killed goes on from it,
+            and so does one with more networks or rounds.
+        seed: of sampling, weights, inputs and order.
+
+    Raises:
+        BadInput: a wrong argument; `path` holds samples taken under other conditions.
+    """
+    check_counts(batch=(batch, 1), rounds=(rounds, 3), warmup=(warmup, 1), networks=(networks, 1))
+    macro = macro or space.macro
+    stamp = stamp_of(macro, batch, dtype, f"whole networks, {conditions(rounds, warmup)}", runtime)
+    program = program_of(runtime, batch=batch, dtype=dtype, seed=seed)
+    use_compilation_cache()
+    if rows is None:
+        # sampled one after the other, so that more networks are the same ones and others
+        rows = distinct(sample_rows(space, 2 * networks + 20, seed))[:networks]
+    common = about(space, stamp, seed)
+    samples = open_samples(path, common)
+    programs = {network_name(row): space.layers(row, macro) for row in rows}
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+    with reporting(progress) as report:
+        fill(
+            samples,
+            programs,
+            program=program,
+            rounds=rounds,
+            warmup=warmup,
+            seed=seed,
+            report=report,
+            save=lambda: save_samples(path, common, samples),
+        )
+    ms = np.asarray([samples[name] for name in programs])[:, :rounds, 0]
+    if not (ms > 0).all():
+        raise BadInput("measure: some networks are faster than the clock can tell; measure a larger macro or batch")
+    return Measured(rows, ms, stamp, space.fingerprint, quality(ms, load))
+
+
+def quality(ms: np.ndarray, load: float | None = None) -> tuple[str, ...]:
+    """What is wrong with a measuring, in words: drift over the rounds, outliers, unsteady networks, a busy machine.
+
+    Args:
+        ms: float64[N, R], rounds in order.
+        load: of the machine when it began: processes that want a core.
+    """
+    notes = []
+    relative = ms / np.median(ms, axis=1, keepdims=True)
+    third = max(1, ms.shape[1] // 3)
+    rounds = np.median(relative, axis=0)
+    drift = float(np.median(rounds[-third:]) / np.median(rounds[:third]) - 1)
+    if abs(drift) > DRIFT:
+        notes.append(f"drift: the last third of the rounds was {drift:+.0%} against the first")
+    outliers = float(np.mean(relative > 1 + OUTLIER))
+    if outliers > 0.01:
+        notes.append(f"outliers: {outliers:.0%} of the samples are more than {OUTLIER:.0%} above their median")
+    spread = np.subtract(*np.percentile(relative, (75, 25), axis=1))
+    if np.mean(spread > UNSTEADY) > 0.05:
+        notes.append(f"unsteady: {np.mean(spread > UNSTEADY):.0%} of the networks spread by more than {UNSTEADY:.0%}")
+    cores = os.cpu_count() or 1
+    if load is not None and load > 0.5 * cores:
+        notes.append(f"busy: {load:.1f} other processes wanted one of {cores} cores at the start")
+    return tuple(notes)
