@@ -90,7 +90,7 @@ def _whole(space, networks, common):
     told = {
         "networks": len(ms),
         "latency_ms": f"{ms.min():.3g} to {ms.max():.3g}, median {sorted(ms)[len(ms) // 2]:.3g}",
-        "spread": f"{sorted(found.spread)[len(ms) // 2]:.1%} between the quartiles of {common['rounds']} rounds, median",
+        "spread": f"{sorted(found.spread)[len(ms) // 2]:.1%} from quartile to quartile of {common['rounds']} rounds",
         **{name: round(fitted[name], 4) for name in ("spearman", "within_5", "within_10", "mape") if name in fitted},
         "notes": "; ".join(found.notes) or "nothing unusual seen",
     }

@@ -127,7 +127,7 @@ def read_results(
     if len(measured) < len(names):
         notes += (f"{len(names) - len(measured)} of {len(names)} models were not measured",)
     device = f"{about['device'].strip()[:100]}, {about.get('threads')} threads"
-    source = f"whole networks of a bundle, medians of {rounds} rounds"
+    source = f"whole networks of a bundle, lower quartiles of {rounds} rounds"
     stamp = Stamp(
         "latency",
         "ms",

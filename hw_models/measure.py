@@ -70,7 +70,7 @@ def measure(
     """
     check_counts(batch=(batch, 1), rounds=(rounds, 3), warmup=(warmup, 1), networks=(networks, 0))
     macro = macro or space.macro
-    source = f"blocks timed alone, {conditions(rounds, warmup)}"
+    source = f"blocks timed alone, medians {conditions(rounds, warmup)}"
     stamp = stamp_of(macro, batch, dtype, source, runtime)
     program = program_of(runtime, batch=batch, dtype=dtype, seed=seed)
     use_compilation_cache()
@@ -121,7 +121,7 @@ def reporting(progress: Report | None) -> Iterator[Report]:
 def conditions(rounds: int, warmup: int) -> str:
     """How the samples were taken, for stamps."""
     best = f"each the best of {CALLS} calls of about {CALL_MS:g} ms"
-    return f"medians of {rounds} rounds, {best}, after {warmup} warm-up samples"
+    return f"of {rounds} rounds, {best}, after {warmup} warm-up samples"
 
 
 def check_counts(**least: tuple[int, int]) -> None:

@@ -42,13 +42,17 @@ class Measured:
 
     @property
     def latency_ms(self) -> np.ndarray:
-        """float64[N]: the median over the rounds."""
-        return np.median(self.ms, axis=1)
+        """float64[N]: the lower quartile over the rounds.
+
+        Other processes only ever add time: on two cores that fifteen processes wanted, a second measuring of the same
+        networks differed by 0.3 % in the lower quartile and by 1.3 % in the median.
+        """
+        return np.percentile(self.ms, 25, axis=1)
 
     @property
     def spread(self) -> np.ndarray:
         """float64[N]: interquartile range over the median."""
-        return np.subtract(*np.percentile(self.ms, (75, 25), axis=1)) / self.latency_ms
+        return np.subtract(*np.percentile(self.ms, (75, 25), axis=1)) / np.median(self.ms, axis=1)
 
 
 def measure_networks(
@@ -90,7 +94,7 @@ def measure_networks(
     """
     check_counts(batch=(batch, 1), rounds=(rounds, 3), warmup=(warmup, 1), networks=(networks, 1))
     macro = macro or space.macro
-    stamp = stamp_of(macro, batch, dtype, f"whole networks, {conditions(rounds, warmup)}", runtime)
+    stamp = stamp_of(macro, batch, dtype, f"whole networks, lower quartiles {conditions(rounds, warmup)}", runtime)
     program = program_of(runtime, batch=batch, dtype=dtype, seed=seed)
     use_compilation_cache()
     if rows is None:
