@@ -151,8 +151,9 @@ def replay(
 
 @app.command()
 def fit(
-    csv: Annotated[Path, typer.Option(help="measurements, .csv or .csv.gz: a row for each network")],
-    value_column: Annotated[str, typer.Option(help="the figures")],
+    csv: Annotated[Path | None, typer.Option(help="measurements, .csv or .csv.gz: a row for each network")] = None,
+    value_column: Annotated[str | None, typer.Option(help="the figures")] = None,
+    results: Annotated[Path | None, typer.Option(help="instead: a bundle (nas measure --bundle) that was run")] = None,
     space: Annotated[str, typer.Option(help="name, or package.module:factory of your own")] = "nasbench201",
     arch_column: Annotated[str, typer.Option(help="the architecture, or its number in --arch-table")] = "arch",
     arch_table: Annotated[Path | None, typer.Option(help="a table that says which architecture a number is")] = None,

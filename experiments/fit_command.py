@@ -9,9 +9,12 @@ import numpy as np
 
 from experiments.arch_rows import table_rows
 from experiments.cli import show
+from experiments.measure_commands import describe_fitted, tell
 from experiments.options import make_own, space_factory
 from experiments.tables import column
+from hw_models.bundle import read_results
 from hw_models.fit import LEAST, agreement, check, fit, usable
+from hw_models.networks import fitted
 from nas.config import macro_to_json
 from nas.cost import Stamp
 from nas.errors import BadInput, suggest
@@ -26,11 +29,12 @@ KEYS = ("spearman", "within_5", "within_10", "mape")
 class Options:
     """The options of the command line, by their names."""
 
+    results: Path | None
     space: str
-    csv: Path
+    csv: Path | None
     arch_column: str
     arch_table: Path | None
-    value_column: str
+    value_column: str | None
     unit: str | None
     quantity: str
     samples: int | None
@@ -48,6 +52,10 @@ class Options:
 
 def main(options: Options) -> None:
     """`nas fit`."""
+    if options.results is not None:
+        return from_bundle(options)
+    if options.csv is None or options.value_column is None:
+        raise BadInput("fit: say what to fit to: --csv FILE --value-column NAME --unit ms, or --results BUNDLE")
     factor = unit_factor(options.quantity, options.unit)
     space = make_own(options.space, space_factory(options.space, SPACES))
     columns, rows = table_rows(space, options.csv, options.arch_column, options.arch_table)
@@ -76,6 +84,18 @@ def main(options: Options) -> None:
         show(found)
     else:
         print(text(found, options.out))
+
+
+def from_bundle(options: Options) -> None:
+    """A table from the results of a bundle (`nas measure --bundle`); the bundle says what its figures are about."""
+    if options.csv is not None or options.value_column is not None:
+        raise BadInput("fit: --results is a bundle's folder, which holds all it needs; leave --csv and its columns out")
+    if options.out is None:
+        raise BadInput("fit: say where the table goes: --out phone.json")
+    space, found = read_results(options.results, SPACES)
+    cost = fitted(space, found, seed=options.seed)
+    cost.save(options.out)
+    tell(space, cost, describe_fitted(cost, found), options.out, options.json)
 
 
 def unit_factor(quantity: str, unit: str | None) -> float:

@@ -1,6 +1,6 @@
 """`nas measure`: a latency table of this machine, or a bundle that another one measures."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from experiments.cli import show
@@ -51,14 +51,19 @@ def main(o: Options) -> None:
     common["path"] = o.out.with_suffix(".samples.json")
     cost, told = _whole(space, o.networks, common) if o.networks else _blocks(space, common)
     cost.save(o.out)
+    tell(space, cost, told, o.out, o.json)
+
+
+def tell(space, cost, told, out, as_json):
+    """What was measured, under which conditions, and what to do with it."""
     stamp = cost.stamp
-    if o.json:
-        return show(told | {"out": str(o.out), "error": stamp.error, "device": stamp.device, "runtime": stamp.runtime})
+    if as_json:
+        return show(told | {"out": str(out), "error": stamp.error, "device": stamp.device, "runtime": stamp.runtime})
     print(f"{space.name}, {frame(stamp.macro)}, batch {stamp.batch}, {stamp.dtype}: {stamp.device}, {stamp.runtime}")
     for label, value in told.items():
         print(f"  {label.replace('_', ' ')}: {value}")
     error = "not known" if stamp.error is None else f"{stamp.error:.1%}"
-    print(f"Written to {o.out}, held-out error {error}; use it with: nas search --cost cpu={o.out} --limit cpu=...ms")
+    print(f"Written to {out}, held-out error {error}; use it with: nas search --cost NAME={out}")
 
 
 def _space(o):
@@ -72,29 +77,28 @@ def _space(o):
 
 def _whole(space, networks, common):
     """Whole networks, and factors fitted to them."""
-    from hw_models.fit import LEAST, fit
-    from hw_models.networks import measure_networks
+    from hw_models.fit import LEAST
+    from hw_models.networks import fitted, measure_networks
 
     if networks < LEAST:
         raise BadInput(f"--networks {networks}: a table is fitted to at least {LEAST}; better 100, or 0 to time blocks")
     found = measure_networks(space, networks=networks, **common)
-    ms = found.latency_ms
-    source = "; ".join((found.stamp.source, *found.notes))
-    cost = fit(space, found.rows, ms, replace(found.stamp, source=source), seed=common["seed"])
-    each = [
-        {"row": row.tolist(), "ms": float(m), "spread": float(s)}
-        for row, m, s in zip(found.rows, ms, found.spread, strict=True)
-    ]
-    details = {**(cost.details or {}), "networks": each, "notes": list(found.notes)}
-    fitted = (cost.details or {}).get("fit", {})
-    told = {
+    cost = fitted(space, found, seed=common["seed"])
+    return cost, describe_fitted(cost, found)
+
+
+def describe_fitted(cost, found):
+    """What a person is told of a table fitted to measured networks, label to text or number."""
+    ms, details = sorted(found.latency_ms), cost.details
+    figures = {name: round(details["fit"][name], 4) for name in ("spearman", "within_5", "within_10", "mape")}
+    return {
         "networks": len(ms),
-        "latency_ms": f"{ms.min():.3g} to {ms.max():.3g}, median {sorted(ms)[len(ms) // 2]:.3g}",
-        "spread": f"{sorted(found.spread)[len(ms) // 2]:.1%} from quartile to quartile of {common['rounds']} rounds",
-        **{name: round(fitted[name], 4) for name in ("spearman", "within_5", "within_10", "mape") if name in fitted},
-        "notes": "; ".join(found.notes) or "nothing unusual seen",
+        "latency_ms": f"{ms[0]:.3g} to {ms[-1]:.3g}, median {ms[len(ms) // 2]:.3g}",
+        "spread": f"{sorted(found.spread)[len(ms) // 2]:.1%} from quartile to quartile of {found.ms.shape[1]} rounds",
+        **figures,
+        "held_out": details["fit"]["held_out"],
+        "notes": "; ".join(details["notes"]) or "nothing unusual seen",
     }
-    return replace(cost, details=details), told
 
 
 def _blocks(space, common):

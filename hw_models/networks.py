@@ -1,18 +1,19 @@
-"""Whole networks of a space, timed on this machine: what factors are fitted to, and what tables are tested on."""
+"""Whole networks of a space, timed: what tables are fitted to and tested on."""
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from hw_models.blocks import distinct
+from hw_models.fit import fit, usable
 from hw_models.measure import check_counts, conditions, reporting
 from hw_models.runtimes import program_of
 from hw_models.samples import about, open_samples, save_samples, stamp_of
 from hw_models.table import network_name
 from hw_models.timing import fill
-from nas.cost import Stamp, sample_rows
+from nas.cost import Cost, Stamp, sample_rows
 from nas.errors import BadInput
 from nas.evaluate import use_compilation_cache
 from nas.space import Macro, SearchSpace
@@ -119,6 +120,25 @@ def measure_networks(
     if not (ms > 0).all():
         raise BadInput("measure: some networks are faster than the clock can tell; measure a larger macro or batch")
     return Measured(rows, ms, stamp, space.fingerprint, quality(ms, load))
+
+
+def fitted(space: SearchSpace, found: Measured, *, seed: int = 0) -> Cost:
+    """The table fitted to measured networks (`hw_models.fit.fit`), which keeps them and the notes in ``details``.
+
+    Networks near zero, such as one of zeros and skips alone, are left out, and a note says so.
+
+    Raises:
+        BadInput: too few networks.
+    """
+    ms, notes = found.latency_ms, found.notes
+    good = usable(ms)
+    if not good.all():
+        notes += (f"{(~good).sum()} of {len(ms)} networks are near zero and left out",)
+    stamp = replace(found.stamp, source="; ".join((found.stamp.source, *notes)))
+    cost = fit(space, found.rows[good], ms[good], stamp, seed=seed)
+    each = zip(found.rows, ms, found.spread, strict=True)
+    networks = [{"row": row.tolist(), "ms": float(m), "spread": float(s)} for row, m, s in each]
+    return replace(cost, details={**(cost.details or {}), "networks": networks, "notes": list(notes)})
 
 
 def quality(ms: np.ndarray, load: float | None = None) -> tuple[str, ...]:

@@ -169,7 +169,7 @@ def test_files_that_are_not_of_a_bundle_are_refused(bundle, file, change, says):
 
 
 def test_without_results_the_line_says_what_to_run(bundle):
-    with pytest.raises(BadInput, match=r"run\.py or"):
+    with pytest.raises(BadInput, match=r"run\.py and"):
         read_results(bundle, SPACES)
     fill(bundle, ["0000,0,1.0"])
     (bundle / "results.csv").write_text("model,round,latency_s\n0000,0,0.001\n")
