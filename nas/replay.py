@@ -26,7 +26,7 @@ PATIENCE = 1000
 # of all runs together: what is kept of each is a few numbers
 MOST_TRAININGS = 20_000_000
 # runs that go through one call: enough to be fast, few enough to show how far it is
-PIECE = 250
+PIECE = 500
 
 
 @dataclass(frozen=True, eq=False)
