@@ -39,8 +39,8 @@ def parse_sets(items: list[str]) -> dict[str, Any]:
 
 def accepted(factory: Callable) -> list[str]:
     """Settings a factory takes: its keyword parameters that are plain values."""
-    # the size has options of its own: --width, --depth, --search-width, --search-depth
-    skip = ("space", "objectives", "constraints", "width", "depth")
+    # the size has options of its own: --width, --depth, --search-width, --search-depth; features are a function
+    skip = ("space", "objectives", "constraints", "width", "depth", "features")
     return [p.name for p in inspect.signature(factory).parameters.values() if p.name not in skip]
 
 

@@ -143,7 +143,8 @@ def main(o: Options) -> None:
         cluster = dict(address=o.address, workers=o.workers, cpus=o.cpus, gpus=o.gpus)
         return tune.search(space, strategy, evaluation, out=folder, observer=observer, **cluster, **common)
 
-    sets["strategy"] = _population(o, out, takers["strategy"]) | sets["strategy"]
+    sized = _sized(o, out, takers["strategy"], sets["strategy"], evaluation.recipe.epochs)
+    sets["strategy"] = sized | sets["strategy"]
     sets["strategy"] |= _first(o, out, sets["strategy"], space=space, macro=search_macro, data=data)
     result = run(o.strategy, sets["strategy"], out)
     recipe = sizes.train
@@ -156,15 +157,19 @@ def main(o: Options) -> None:
     _tell(result, out, o)
 
 
-def _population(o, out, takes):
-    """The factory's default suits hundreds of trials; a short search has to begin to learn before it ends."""
-    if "population" not in takes or o.trials is None:
-        return {}
+SIZED = ("population", "tournament", "capacity", "fidelities", "budget", "trainings")
+
+
+def _sized(o, out, takes, given, epochs):
+    """What follows from the budget where a strategy takes it; the factories' defaults suit hundreds of trials."""
     if o.resume and (out / "search.json").exists():  # its budget may have grown since
         held = read_json(out / "search.json", "search description").get("strategy", {}).get("arguments", {})
-        return {name: held[name] for name in ("population", "tournament") if name in held}
-    population = min(25, max(4, o.trials // 3))
-    chosen = {"population": population, "tournament": max(2, population // 4)}
+        return {name: held[name] for name in SIZED if name in held}
+    chosen = {"fidelities": sorted({max(1, epochs // 9), max(1, epochs // 3), epochs})}
+    if o.trials is not None:
+        population = min(25, max(4, o.trials // 3))  # it has to begin to learn before the end
+        chosen |= {"population": population, "tournament": max(2, population // 4), "capacity": max(256, o.trials)}
+        chosen |= {} if "budget" in given else {"trainings": o.trials}
     return {name: value for name, value in chosen.items() if name in takes}
 
 
@@ -194,6 +199,8 @@ def accepted_all(factory) -> list[str]:
 def _check(o, seconds):
     if o.strategy not in STRATEGIES:
         raise BadInput(f"--strategy: no strategy '{o.strategy}'; {suggest(o.strategy, STRATEGIES)}")
+    if o.rungs and "fidelities" in accepted(STRATEGIES[o.strategy]):
+        raise BadInput(f"--rungs: {o.strategy} has rungs of its own; give --set fidelities=[{o.rungs},EPOCHS] instead")
     if o.executor not in ("ray", "local"):
         raise BadInput(f"--executor: no executor '{o.executor}'; {suggest(o.executor, ('ray', 'local'))}")
     if (o.start_from or o.warm_start) and "first" not in accepted(STRATEGIES[o.strategy]):

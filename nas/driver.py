@@ -20,7 +20,7 @@ from nas.evaluate import Job, keep_going, use_compilation_cache
 from nas.files import read_json
 from nas.journal import RunFolder
 from nas.objective import Limit, Objective, check_costs, pareto_front
-from nas.result import Result, Trial
+from nas.result import Result, Trial, longest
 from nas.space import Macro, SearchSpace
 from nas.strategy import Strategy
 
@@ -213,7 +213,7 @@ class Driver:
 
     def result(self, started: float | None = None) -> Result:
         """The search so far; without `started` its wall time is that between the first and the last event."""
-        done = [t for t in self.trials if t.status == "finished"]
+        done = longest(self.trials)
         scores = np.stack([t.scores for t in done]) if done else np.zeros((0, 1), np.float32)
         violation = np.stack([t.violation for t in done]) if done else np.zeros((0, 0), np.float32)
         front = [t for t, on in zip(done, pareto_front(scores, violation), strict=True) if on]

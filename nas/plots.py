@@ -9,7 +9,7 @@ from matplotlib.ticker import MaxNLocator
 
 from nas.objective import pareto_front
 from nas.result import Result
-from nas.summary import expected_best, finished, random_samples
+from nas.summary import expected_best, finished, random_samples, shorter
 from nas.wording import column_of, cost_columns, cost_name, cost_quantity, scale, score_name
 
 # every colour once: the report replaces each by a CSS variable of the same name, so that pictures follow dark mode
@@ -47,6 +47,7 @@ def search_curve(result: Result) -> Figure:
             [t for t in result.trials if t.status == "stopped"],
             dict(marker="o", facecolors="none", edgecolors=COLOURS["point"], s=20),
         ),
+        ("trained for less", shorter(result), dict(marker=".", color=COLOURS["point"], s=20)),
     ]
     for label, trials, style in groups:
         if trials:

@@ -41,17 +41,13 @@ def one_hot(rows: Any, cardinalities: Sequence[int]) -> jax.Array:
 
 
 def encoding(space: SearchSpace) -> Callable[[Any], jax.Array]:
-    """``rows int32[N, L] -> float32[N, F]``: one-hot of each row, and of its `SearchSpace.key` where the space has one.
+    """``rows int32[N, L] -> float32[N, F]``: one-hot of the `SearchSpace.key` of each row, which is the row by default.
 
-    Twins, rows of equivalent networks, are then close to each other.
+    Rows of equivalent networks are then one point.
     """
 
     def encode(rows):
-        rows = jnp.asarray(rows, jnp.int32)
-        own = one_hot(rows, space.cardinalities)
-        if space.key_of is None:
-            return own
-        return jnp.concatenate([own, one_hot(jax.vmap(space.key)(rows), space.cardinalities)], -1)
+        return one_hot(jax.vmap(space.key)(jnp.asarray(rows, jnp.int32)), space.cardinalities)
 
     return encode
 

@@ -120,7 +120,8 @@ class _Progress:
     def _count(self, trial):
         self.done += 1
         self.failed += trial.status == "failed"
-        if trial.feasible and (self.best is None or trial.scores[0] > self.best.scores[0]):
+        rank = lambda t: (t.trained, t.scores[0])  # noqa: E731
+        if trial.feasible and (self.best is None or rank(trial) > rank(self.best)):
             self.best = trial
 
     def _line(self, text):

@@ -1,6 +1,6 @@
 """What a search gives back, the same from every executor."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -46,6 +46,22 @@ class Trial:
         """Finished within every limit."""
         return self.status == "finished" and bool(np.isfinite(self.scores).all()) and float(self.violation.sum()) <= 0
 
+    @property
+    def trained(self) -> float:
+        """Epochs it was trained, as far as its evaluation says; else those asked for."""
+        return self.metrics.get("epochs", self.epochs)
+
+
+def longest(trials: Iterable[Trial]) -> list[Trial]:
+    """The finished trials that were trained for the most epochs; they alone are compared, and one of them wins.
+
+    What scores high after a few epochs is not the better network, and a multi-fidelity strategy trains its best for
+    longer. Where every one of those breaks a limit, it is the most epochs of those that do not.
+    """
+    done = [t for t in trials if t.status == "finished"]
+    most = max([t.trained for t in done if t.feasible] or [t.trained for t in done], default=0)
+    return [t for t in done if t.trained == most]
+
 
 @dataclass(frozen=True)
 class Result:
@@ -55,8 +71,9 @@ class Result:
         space: searched.
         objective: maximised.
         trials: all of them, by id.
-        best: the best finished trial within the limits (the most accurate one of a Pareto search), or None.
-        pareto: trials that no other dominates, most accurate first.
+        best: the best finished trial within the limits (the most accurate one of a Pareto search), or None;
+            of the `longest` trained, where trials were trained for different numbers of epochs.
+        pareto: trials that no other dominates, most accurate first; of the same ones.
         seconds: wall time of this call.
         device_seconds: time that workers spent on candidates, all calls together.
         complete: whether the whole budget was used.

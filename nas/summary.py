@@ -9,7 +9,7 @@ import numpy as np
 from rich.table import Table
 from rich.text import Text
 
-from nas.result import Result, Trial
+from nas.result import Result, Trial, longest
 from nas.wording import cost_columns, cost_name, cost_text, duration, hours_text, number, score_name, value_text
 
 NO_REASON = "no reason given"
@@ -87,8 +87,14 @@ class Baselines:
 
 
 def finished(result: Result) -> list[Trial]:
-    """Trials evaluated to the end, by id."""
-    return [t for t in result.trials if t.status == "finished"]
+    """Trials evaluated to the end, by id; where they were trained for different numbers of epochs, the `longest`."""
+    return longest(result.trials)
+
+
+def shorter(result: Result) -> list[Trial]:
+    """Finished trials that were trained for fewer epochs than those that are compared."""
+    compared = {t.id for t in finished(result)}
+    return [t for t in result.trials if t.status == "finished" and t.id not in compared]
 
 
 def baselines(result: Result) -> Baselines:
@@ -117,7 +123,8 @@ def baselines(result: Result) -> Baselines:
 
 def random_samples(result: Result) -> tuple[list[float], int]:
     """Scores of the random samples within the limits, and how many others used a trial and gave nothing."""
-    drawn = [t for t in result.trials if t.random and t.status != "pending"]
+    short = {t.id for t in shorter(result)}
+    drawn = [t for t in result.trials if t.random and t.status != "pending" and t.id not in short]
     within = [float(t.scores[0]) for t in drawn if t.feasible]
     return within, len(drawn) - len(within)
 

@@ -15,12 +15,12 @@ import pytest
 import nas
 from nas.driver import reopen
 from nas.errors import BadInput
-from nas.evaluate import CandidateFailed, Rung, function
+from nas.evaluate import CandidateFailed, Rung, Scratch, function
 from nas.objective import Limit
-from nas.result import trial_rows
+from nas.result import Trial, longest, trial_rows
 from nas.search import search
 from search_spaces import nasbench201
-from strategies import random_search, regularized_evolution
+from strategies import asha, random_search, regularized_evolution
 
 SPACE = nasbench201()
 
@@ -311,3 +311,39 @@ def test_trials_table(tmp_path):
     assert [r["id"] for r in found] == [0, 1, 2, 3]
     assert found[0]["edge_0_1"] in SPACE.decisions[0].options
     assert found[0]["score_params"] == -found[0]["params"]
+
+
+def longer_is_worse(job):
+    """Accuracy falls with every epoch: a short training always looks better than a long one."""
+    yield {"accuracy": score(SPACE.decode(job.row)) - job.epochs / 10, "epochs": job.epochs}
+
+
+def test_a_candidate_of_a_shorter_training_never_wins_over_one_of_the_longest():
+    strategy = asha(SPACE, fidelities=(1, 3), trainings=20, eta=3)
+    result = search(SPACE, strategy, lambda: longer_is_worse, trials=20)
+    longest = [t for t in result.trials if t.epochs == 3]
+    assert 1 < len(longest) < 15 and result.best in longest
+    assert result.best.scores[0] == max(t.scores[0] for t in longest) < max(t.scores[0] for t in result.trials)
+    assert all(t.epochs == 3 for t in result.pareto)
+
+
+def test_where_every_longest_training_breaks_a_limit_a_shorter_one_wins():
+    def trial(id, epochs, violation):
+        arrays = {"scores": np.asarray([0.5], np.float32), "violation": np.asarray([violation], np.float32)}
+        return Trial(id, np.zeros(6, np.int32), epochs, status="finished", **arrays)
+
+    over, within, shortest = trial(0, 9, 0.1), trial(1, 3, 0.0), trial(2, 1, 0.0)
+    assert longest([over, within, shortest]) == [within]
+    assert longest([over, trial(3, 3, 0.2)]) == [over]
+    assert longest([]) == []
+
+
+def test_scratch_trains_as_long_as_the_strategy_asks():
+    recipe = nas.Recipe(epochs=9, batch=32)
+    macro = nas.Macro(width=2, depth=1, input=(8, 8, 1), classes=10)
+    evaluation = Scratch(SPACE, "digits", recipe, macro=macro, data_options={"limit": 64})
+    result = search(SPACE, asha(SPACE, fidelities=(1, 2), trainings=6, eta=2), evaluation, trials=6)
+    assert [t.metrics["epochs"] for t in result.trials] == [t.epochs for t in result.trials]
+    assert {t.epochs for t in result.trials} == {1, 2} and result.best.epochs == 2
+    rows_at = [{tuple(t.row) for t in result.trials if t.epochs == e} for e in (1, 2)]
+    assert rows_at[1] <= rows_at[0]

@@ -1,0 +1,177 @@
+"""Successive halving and Hyperband: many short trainings, then longer ones of the best.
+
+Jamieson and Talwalkar, "Non-stochastic Best Arm Identification and Hyperparameter Optimization", AISTATS 2016; Li et
+al., "Hyperband: A Novel Bandit-Based Approach to Hyperparameter Optimization", JMLR 2018.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from nas.errors import BadInput
+from nas.objective import fitness
+from nas.space import SearchSpace
+from nas.strategy import Asked, Strategy, check_told
+from strategies.history import History, no_history, remember_row, remember_told
+
+
+class State(NamedTuple):
+    """Everything that was asked; which rung an id belongs to follows from its number."""
+
+    key: jax.Array
+    history: History
+
+
+def successive_halving(
+    space: SearchSpace,
+    *,
+    fidelities: Sequence[int],
+    budget: int | None = None,
+    trainings: int | None = None,
+    eta: int = 3,
+    objectives: int = 1,
+    constraints: int = 0,
+) -> Strategy:
+    """One bracket: n random candidates at the lowest fidelity, the best n // eta of them at the next, and so on.
+
+    A rung begins when all of the one below are told; until then an ask gives nothing. n is the largest that the budget
+    allows. In the place of a candidate that would go on and has failed, a new random one is trained.
+
+    Args:
+        space: what to search.
+        fidelities: epochs of each rung, rising. A candidate that goes on is trained anew, so each rung costs its own.
+        budget: in epochs, all rungs together; and/or
+        trainings: how many at most, all rungs together.
+        eta: of each rung, one in `eta` goes on; 3 or 4 in the paper.
+        objectives: M, scores per candidate.
+        constraints: C, violations per candidate.
+
+    Raises:
+        BadInput: fidelities that do not rise, no budget, or one too small for a single candidate at each fidelity.
+    """
+    name = "successive_halving"
+    check_fidelities(name, fidelities, budget, trainings, eta)
+    counts = bracket(fidelities, eta, budget, trainings)
+    if not counts:
+        raise too_small(name, fidelities, budget, trainings)
+    arguments = {"fidelities": list(fidelities), "budget": budget, "trainings": trainings, "eta": eta}
+    plan = list(zip(counts, fidelities, strict=True))
+    return _brackets(space, [plan], name, arguments, objectives, constraints)
+
+
+def hyperband(
+    space: SearchSpace,
+    *,
+    fidelities: Sequence[int],
+    budget: int | None = None,
+    trainings: int | None = None,
+    eta: int = 3,
+    objectives: int = 1,
+    constraints: int = 0,
+) -> Strategy:
+    """A bracket of successive halving that starts at each of the fidelities, the lowest first.
+
+    The brackets share the budget equally, as in the paper; it hedges against a low fidelity that misleads. Arguments
+    and errors are those of `successive_halving`. The paper rounds the size of a bracket to a power of eta; here each is
+    the largest that its share allows, and one that its share does not allow is left out.
+    """
+    name = "hyperband"
+    check_fidelities(name, fidelities, budget, trainings, eta)
+    levels = len(fidelities)
+    share = [None if total is None else total // levels for total in (budget, trainings)]
+    counts = [bracket(fidelities[s:], eta, *share) for s in range(levels)]
+    plans = [list(zip(n, fidelities[s:], strict=True)) for s, n in enumerate(counts) if n]
+    if not plans:
+        raise too_small(name, fidelities, budget, trainings)
+    arguments = {"fidelities": list(fidelities), "budget": budget, "trainings": trainings, "eta": eta}
+    return _brackets(space, plans, name, arguments, objectives, constraints)
+
+
+def bracket(
+    fidelities: Sequence[int], eta: int, budget: int | None = None, trainings: int | None = None
+) -> tuple[int, ...]:
+    """Candidates of each rung of the largest bracket: n, n // eta, n // eta^2, ..., at least 1; () where none fits."""
+
+    def sizes(n):
+        return tuple(max(1, n // eta**k) for k in range(len(fidelities)))
+
+    def fits(n):
+        cost = sum(a * b for a, b in zip(sizes(n), fidelities, strict=True))
+        return (budget is None or cost <= budget) and (trainings is None or sum(sizes(n)) <= trainings)
+
+    n = 0
+    while fits(n + 1):
+        n += 1
+    return sizes(n) if n else ()
+
+
+def check_fidelities(name: str, fidelities: Sequence[int], budget: int | None, trainings: int | None, eta: int = 2):
+    """Refuses what is no rising list of epochs, no budget at all, or an eta below 2.
+
+    Raises:
+        BadInput: says which.
+    """
+    numbers = [f for f in fidelities if isinstance(f, int) and not isinstance(f, bool) and f >= 1]
+    if len(numbers) != len(fidelities) or not numbers or numbers != sorted(set(numbers)):
+        raise BadInput(f"{name}: fidelities are {list(fidelities)}; give rising whole numbers of epochs such as [1, 3]")
+    if eta < 2:
+        raise BadInput(f"{name}: eta is {eta}; it must be at least 2")
+    if budget is None and trainings is None:
+        raise BadInput(f"{name}: give budget=EPOCHS and/or trainings=N")
+    for what, value in (("budget", budget), ("trainings", trainings)):
+        if value is not None and value < 1:
+            raise BadInput(f"{name}: {what} is {value}; it must be at least 1")
+
+
+def too_small(name: str, fidelities: Sequence[int], budget: int | None, trainings: int | None) -> BadInput:
+    """The error for a budget that nothing fits into."""
+    return BadInput(
+        f"{name}: a budget of {budget or 'any'} epochs and {trainings or 'any'} trainings is too small for one "
+        f"candidate at each of {list(fidelities)} epochs; give more, or fewer fidelities"
+    )
+
+
+def _brackets(space, plans, name, arguments, objectives, constraints):
+    """The strategy that goes through rungs of (candidates, epochs), bracket after bracket."""
+    # of each id: epochs, its place in the rung, and the ids that the rung is chosen from
+    table: list[tuple[int, int, int, int]] = []
+    for plan in plans:
+        below = (0, 0)
+        for count, length in plan:
+            start = len(table)
+            table += [(length, place, *below) for place in range(count)]
+            below = (start, start + count)
+    capacity = len(table)
+    epochs, place, first, end = np.asarray(table, np.int32).T
+
+    def init(key):
+        return State(key, no_history(space, capacity, objectives, constraints))
+
+    def ask(state, n):
+        def one(state, _):
+            past = state.history
+            id = jnp.minimum(past.asked, capacity - 1)
+            below = (jnp.arange(capacity) >= jnp.asarray(first)[id]) & (jnp.arange(capacity) < jnp.asarray(end)[id])
+            asks = (past.asked < capacity) & (past.told | ~below).all()
+            values = fitness(past.scores, past.violation, valid=below & past.known)
+            chosen = jnp.argsort(-values, stable=True)[jnp.asarray(place)[id]]
+            random = ~jnp.isfinite(values[chosen])
+            drawn = space.sample_from(jax.random.uniform(jax.random.fold_in(state.key, id), (space.length,)))
+            row = jnp.where(random, drawn, past.rows[chosen])
+            slot = Asked(jnp.where(asks, id, -1), row, jnp.asarray(epochs)[id], random)
+            return state._replace(history=remember_row(past, row, asks)), slot
+
+        state, asked = jax.lax.scan(one, state, None, length=n)
+        return asked, state
+
+    def tell(state, ids, scores, violation):
+        told = check_told(name, ids, scores, violation, objectives, constraints)
+        return state._replace(history=remember_told(state.history, *told))
+
+    def done(state):
+        return state.history.asked >= capacity
+
+    return Strategy(init, ask, tell, done, name, arguments)
