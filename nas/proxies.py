@@ -224,14 +224,15 @@ def proxies(
     score, key = scorer(space.supernet(frame), computed), jax.random.key(seed)
 
     def scores(rows):
-        if isinstance(rows, jax.core.Tracer):
-            xp, found = jnp, jax.lax.map(lambda row: score(row, batch, key), rows)
+        traced = isinstance(rows, jax.core.Tracer)
+        if traced:
+            found = jax.lax.map(lambda row: score(row, batch, key), rows)
         else:
-            xp, rows = np, np.asarray(rows, np.int32)
+            rows = np.asarray(rows, np.int32)
             each = [jax.device_get(score(row, batch, key)) for row in rows] if computed else []
             found = {n: [one[n] for one in each] for n in computed}
         columns = [counted[n](rows) if n in COUNTED else found[n] for n in names]
-        return xp.asarray(columns, np.float32).reshape(len(names), len(rows)).T
+        return jnp.stack(columns, -1).astype(jnp.float32) if traced else np.stack(columns, -1).astype(np.float32)
 
     return scores
 
