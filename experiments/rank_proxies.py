@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from experiments.benchmarks import find
-from experiments.tables import numbers, read_csv
+from experiments.tables import read_csv
 from nas import load_data
 from nas.proxies import COUNTED, PROXIES, combine, draw_batch, proxies
 from nas.space import Macro
@@ -36,10 +36,8 @@ def own_row(digits: str) -> list[int]:
 def main() -> None:
     """Computes what is missing, and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--networks", type=int, default=725)
-    parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--width", type=int, default=16)
-    parser.add_argument("--depth", type=int, default=5)
+    for name, default in dict(networks=725, batch=32, width=16, depth=5, seed=0).items():
+        parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--proxies", nargs="*", default=[*PROXIES])
     parser.add_argument("--keep", type=Path, default=Path("runs/rank_proxies.csv"))
     options = parser.parse_args()
@@ -49,11 +47,12 @@ def main() -> None:
     rows = np.asarray([own_row(theirs["arch"][i]) for i in places], np.int32)
     texts = [to_string(row) for row in rows]
     tested = read_csv(find("nasbench201/accuracy.csv"))
-    accuracy_of = dict(zip(tested["arch_str"], numbers(tested, ["cifar10_test_e200"])[0], strict=True))
+    accuracy_of = dict(zip(tested["arch_str"], map(float, tested["cifar10_test_e200"]), strict=True))
     accuracy = np.asarray([accuracy_of[text] for text in texts])
 
     names, macro = [*options.proxies, *COUNTED], Macro(options.width, options.depth, (32, 32, 3), 10)
-    score = proxies(nasbench201(), names, draw_batch(load_data("cifar10"), options.batch), macro=macro)
+    batch = draw_batch(load_data("cifar10"), options.batch, options.seed)
+    score = proxies(nasbench201(), names, batch, macro=macro, seed=options.seed)
     options.keep.parent.mkdir(parents=True, exist_ok=True)
     with open(options.keep, "a+") as file:
         file.seek(0)
@@ -65,15 +64,19 @@ def main() -> None:
                 csv.writer(file).writerows((text, name, found[text, name]) for name in names)
                 file.flush()
 
-    print(f"{len(rows)} networks of width {macro.width}, depth {macro.depth}; batch {options.batch}")
+    print(
+        f"{len(rows)} networks of width {macro.width}, depth {macro.depth}; batch {options.batch}, seed {options.seed}"
+    )
     ours = {name: np.asarray([found[text, name] for text in texts]) for name in names}
     for name, scores in ours.items():
-        published = np.asarray([float(theirs[THEIR_NAMES.get(name, name)][i] or "nan") for i in places])
-        own, other = spearman(scores, accuracy), spearman(np.nan_to_num(published), accuracy)
+        published = np.asarray([float(theirs[THEIR_NAMES.get(name, name)][i] or 0) for i in places])
+        own, other = spearman(scores, accuracy), spearman(published, accuracy)
         print(f"{name:12} {own:6.3f}   published {other:6.3f}   same ranking {spearman(scores, published):6.3f}")
     if set(COMBINATION) <= set(names):
         together = combine(np.stack([ours[name] for name in COMBINATION], 1))
-        print(f"{' + '.join(COMBINATION)}: {spearman(together, accuracy):.3f}")
+        best = accuracy[np.argsort(-together)[:10]].mean()
+        print(f"{' + '.join(COMBINATION)}: {spearman(together, accuracy):.3f}; mean accuracy of all networks")
+        print(f"{accuracy.mean():.2f}, of the ten best by it {best:.2f}; the best is {accuracy.max():.2f}")
 
 
 if __name__ == "__main__":
