@@ -41,7 +41,6 @@ def main() -> None:
     parser.add_argument("--proxies", nargs="*", default=[*PROXIES])
     parser.add_argument("--keep", type=Path, default=Path("runs/rank_proxies.csv"))
     options = parser.parse_args()
-
     theirs = read_csv(find("naslib_zc/nasbench201.csv.gz"))
     places = [i for i, task in enumerate(theirs["task"]) if task == "cifar10"][: options.networks]
     rows = np.asarray([own_row(theirs["arch"][i]) for i in places], np.int32)
@@ -49,7 +48,6 @@ def main() -> None:
     tested = read_csv(find("nasbench201/accuracy.csv"))
     accuracy_of = dict(zip(tested["arch_str"], map(float, tested["cifar10_test_e200"]), strict=True))
     accuracy = np.asarray([accuracy_of[text] for text in texts])
-
     names, macro = [*options.proxies, *COUNTED], Macro(options.width, options.depth, (32, 32, 3), 10)
     batch = draw_batch(load_data("cifar10"), options.batch, options.seed)
     score = proxies(nasbench201(), names, batch, macro=macro, seed=options.seed)
@@ -63,7 +61,6 @@ def main() -> None:
                 found |= {(text, name): v for name, v in zip(names, values, strict=True)}
                 csv.writer(file).writerows((text, name, found[text, name]) for name in names)
                 file.flush()
-
     print(
         f"{len(rows)} networks of width {macro.width}, depth {macro.depth}; batch {options.batch}, seed {options.seed}"
     )
@@ -75,8 +72,8 @@ def main() -> None:
     if set(COMBINATION) <= set(names):
         together = combine(np.stack([ours[name] for name in COMBINATION], 1))
         best = accuracy[np.argsort(-together)[:10]].mean()
-        print(f"{' + '.join(COMBINATION)}: {spearman(together, accuracy):.3f}; mean accuracy of all networks")
-        print(f"{accuracy.mean():.2f}, of the ten best by it {best:.2f}; the best is {accuracy.max():.2f}")
+        print(f"{' + '.join(COMBINATION)} {spearman(together, accuracy):6.3f}")
+        print(f"mean accuracy: of its ten best {best:.2f}, of all {accuracy.mean():.2f}; the best {accuracy.max():.2f}")
 
 
 if __name__ == "__main__":

@@ -124,13 +124,13 @@ def sensitivity(supernet: Supernet, weights: Any, stats: Any, row: Any, batch: B
         return _loss(supernet, own, stats, row, batch)
 
     by_kernel, by_gate = jax.grad(loss, (0, 1))(kernels, gates)
-    zero = jnp.float32(0)
+    channels = {name: 0.5 * jnp.square(g).mean(0).reshape(-1) for name, g in by_gate.items()}
+    # what is masked or not used has no gradient
+    used = {name: (g != 0).sum(tuple(range(g.ndim - 1))) for name, g in by_kernel.items()}
     return {
-        "snip": sum((jnp.abs(kernels[name] * g).sum() for name, g in by_kernel.items()), zero),
-        "grad_norm": sum((jnp.linalg.norm(g) for g in by_kernel.values()), zero),
-        "fisher": sum(
-            (jnp.square(g).mean(0).sum() * (kernels[name].size / g.shape[-1] / 2) for name, g in by_gate.items()), zero
-        ),
+        "snip": sum((jnp.abs(kernels[name] * g).sum() for name, g in by_kernel.items()), jnp.float32(0)),
+        "grad_norm": sum((jnp.linalg.norm(g) for g in by_kernel.values()), jnp.float32(0)),
+        "fisher": sum((channels[name] @ used[name] for name in channels), jnp.float32(0)),
     }
 
 
