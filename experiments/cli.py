@@ -239,6 +239,21 @@ def import_arch(
     model_commands.import_arch(form, source, width, depth, classes, input_, out)
 
 
+@importer.command("table")
+def import_table(
+    form: Annotated[str, typer.Argument(metavar="FORMAT", help="such as ofa or proxylessnas; see docs/cli.md")],
+    source: Annotated[Path, typer.Argument(help="file or folder of the published table")],
+    out: Annotated[Path, typer.Option(help="where to write")],
+    column: Annotated[str | None, typer.Option(help="device, where the table has several")] = None,
+    unit: Annotated[str | None, typer.Option(help="where the figures are not in the published unit")] = None,
+    device: Annotated[str | None, typer.Option(help="for the stamp")] = None,
+):
+    """Turn a published table of block latencies into one that --cost takes."""
+    from experiments import fit_command
+
+    fit_command.import_table(form, source, out, column, unit, device)
+
+
 @app.command()
 def export(
     config: Annotated[Path, typer.Argument(help="architecture config; for onnx also a folder that nas train wrote")],

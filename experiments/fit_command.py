@@ -15,6 +15,7 @@ from experiments.tables import column
 from hw_models.bundle import read_results
 from hw_models.fit import LEAST, agreement, check, fit, usable
 from hw_models.networks import fitted
+from hw_models.readers import import_blocks
 from nas.config import macro_to_json
 from nas.cost import Stamp
 from nas.errors import BadInput, suggest
@@ -96,6 +97,16 @@ def from_bundle(options: Options) -> None:
     cost = fitted(space, found, seed=options.seed)
     cost.save(options.out)
     tell(space, cost, describe_fitted(cost, found), options.out, options.json)
+
+
+def import_table(form: str, source: Path, out: Path, column: str | None, unit: str | None, device: str | None) -> None:
+    """`nas import table`."""
+    table, dropped = import_blocks(form, source, column=column, unit=unit, device=device)
+    if dropped:
+        print(f"nas: {source}: {dropped} entries are missing, zero or negative and left out", file=sys.stderr)
+    table.save(out)
+    entries = sum(map(len, table.entries.values()))
+    print(f"{entries:,} blocks on {table.stamp.device} written to {out}; use them with --cost NAME={out}")
 
 
 def unit_factor(quantity: str, unit: str | None) -> float:

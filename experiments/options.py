@@ -11,9 +11,11 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from hw_models.block_table import SCHEMA, load_blocks
 from nas.config import macro_to_json
 from nas.cost import Cost, load_cost
 from nas.errors import BadInput, suggest
+from nas.files import read_json
 from nas.objective import Limit, Objective, accuracy, mnasnet, pareto, parse_quantity
 from nas.space import SearchSpace
 from nas.train import Recipe
@@ -168,6 +170,9 @@ def read_costs(items: list[str], space: SearchSpace, measure: Callable[[str], Co
         else:
             if not Path(value).exists():
                 raise BadInput(f"--cost {name}={value}: no such file; give a table (.json) or the word 'measure'")
+            if read_json(value, "cost table").get("schema") == SCHEMA:
+                costs[name] = load_blocks(value).cost(space, space.macro)
+                continue
             costs[name] = load_cost(value, space)
             _check_frame(costs[name], space.macro, f"--cost {name}={value}")
     return costs

@@ -98,3 +98,15 @@ def test_bad_input_is_one_line_and_exit_code_2(nas, files, name):
     lines = [line for line in err.splitlines() if "left out" not in line]
     assert code == 2 and out == "" and len(lines) == 1 and says in lines[0]
     assert not (folder / "t.json").exists()
+
+
+# ---- nas import table --------------------------------------------------------------------------------------------
+def test_a_published_table_is_imported_and_faults_are_one_line(nas, tmp_path):
+    good = "Conv-input:8x8x3-output:4x4x8:\n  {count: 1, mean: 0.5}\nConv_1-input:4x4x8-output:4x4x8: {mean: -1.0}\n"
+    (tmp_path / "t.yaml").write_text(good)
+    code, said, err = nas("import", "table", "proxylessnas", tmp_path / "t.yaml", "--out", tmp_path / "t.json")
+    assert not code and "1 blocks on Google Pixel 1" in said and "1 entries are missing, zero or negative" in err
+    (tmp_path / "t.yaml").write_text("a: !!python/object/apply:os.getcwd []\n")
+    code, said, err = nas("import", "table", "proxylessnas", tmp_path / "t.yaml", "--out", tmp_path / "u.json")
+    assert code == 2 and said == "" and err.count("\n") == 1 and "not the plain YAML" in err
+    assert not (tmp_path / "u.json").exists()
