@@ -55,13 +55,13 @@ def neighbours(row):
     return {tuple(r) for r in SPACE.neighbours(np.asarray(row)).tolist()}
 
 
-@pytest.mark.parametrize("first", [True, False])
-def test_every_climb_asks_the_neighbours_of_the_best_and_ends_where_none_is_better(first):
+@pytest.mark.parametrize("best_improvement", [False, True])
+def test_every_climb_asks_the_neighbours_of_the_best_and_ends_where_none_is_better(best_improvement):
     """Against the definition, row by row."""
     ended = 0
     for seed in range(4):
         known = set()
-        found = climbs(2, 36, seed, first=first)
+        found = climbs(2, 36, seed, best_improvement=best_improvement)
         for climb in found:
             drawn, near = [r for r, random in climb if random], [r for r, random in climb if not random]
             known |= set(drawn)
@@ -73,7 +73,7 @@ def test_every_climb_asks_the_neighbours_of_the_best_and_ends_where_none_is_bett
                 known.add(row)
                 if score(row) > score(best):
                     best = row
-                    centre = best if first else centre
+                    centre = centre if best_improvement else best
             if climb is not found[-1]:
                 ended += 1
                 assert best == centre
@@ -111,6 +111,15 @@ def test_the_end_of_a_climb_waits_for_results_under_way():
         assert all((a == b).all() for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(after), strict=True))
     again, _ = strategy.ask(tell(strategy, state, 1, 1.0), 1)
     assert bool(again.random[0]) and int(again.id[0]) == len(near) + 1
+
+
+def test_the_first_climb_starts_from_the_rows_given():
+    given = [0, 2, 1, 1]
+    strategy = local_search(SPACE, start=5, first=[given])
+    asked, state = strategy.ask(strategy.init(jax.random.key(0)), 1)
+    assert asked.row[0].tolist() == given and not asked.random[0]
+    state = tell(strategy, state, 0, 1.0)
+    assert tuple(strategy.ask(state, 1)[0].row[0].tolist()) in neighbours(tuple(given))
 
 
 @pytest.mark.parametrize("bad", [{"start": 0}, {"memory": 0}])
