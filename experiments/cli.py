@@ -42,7 +42,7 @@ def search(
     data: Data = "digits",
     trials: Annotated[int | None, typer.Option(help="candidates to evaluate")] = None,
     time: Annotated[str | None, typer.Option(help="such as 90s, 2h: no candidate starts after it")] = None,
-    objective: Annotated[str, typer.Option(help="accuracy, mnasnet or pareto")] = "accuracy",
+    objective: Annotated[str, typer.Option(help="accuracy, mnasnet, mnasnet-hard or pareto")] = "accuracy",
     cost: CostOption = [],  # noqa: B006
     limit: Annotated[list[str], typer.Option("--limit", help="NAME=20ms: a constraint; repeatable")] = [],  # noqa: B006
     set_: Set = [],  # noqa: B006
@@ -52,6 +52,9 @@ def search(
     search_depth: Annotated[int | None, typer.Option(help="depth while searching", min=1)] = None,
     data_limit: Limit = None,
     start_from: Annotated[Path | None, typer.Option(help="architecture config that is evaluated first")] = None,
+    edits: Annotated[
+        int | None, typer.Option(help="only architectures so many changes from --start-from", min=1)
+    ] = None,
     warm_start: Annotated[str | None, typer.Option(help="PROXY+PROXY:N, first the best of N random ones")] = None,
     rungs: Annotated[str | None, typer.Option(help="epochs such as 1,3: stop weak candidates there")] = None,
     eta: Annotated[int, typer.Option(help="at a rung the best 1/eta go on", min=2)] = 3,

@@ -207,13 +207,15 @@ def make_objective(kind: str, costs: list[str], limits: tuple[Limit, ...]) -> Ob
     """From ``--objective``: mnasnet takes its target from the (first) limit, pareto sets accuracy against each cost."""
     if kind == "accuracy":
         return accuracy(limits=limits)
-    if kind == "mnasnet":
+    if kind in ("mnasnet", "mnasnet-hard"):
         if not limits:
-            raise BadInput("--objective mnasnet needs its target: add --limit NAME=20ms")
-        return mnasnet(limits[0].cost, limits[0].value, limits=limits[1:])
+            raise BadInput(f"--objective {kind} needs its target: add --limit NAME=20ms")
+        form = {"alpha": 0.0, "beta": -1.0} if kind == "mnasnet-hard" else {}
+        return mnasnet(limits[0].cost, limits[0].value, limits=limits[1:], **form)
     if kind == "pareto":
         return pareto(*(costs or ["params"]), limits=limits)
-    raise BadInput(f"--objective: no objective '{kind}'; {suggest(kind, ('accuracy', 'mnasnet', 'pareto'))}")
+    known = ("accuracy", "mnasnet", "mnasnet-hard", "pareto")
+    raise BadInput(f"--objective: no objective '{kind}'; {suggest(kind, known)}")
 
 
 RECIPE_SETTINGS = tuple(f.name for f in fields(Recipe))

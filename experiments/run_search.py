@@ -25,7 +25,7 @@ from experiments.options import (
     space_factory,
     split_sets,
 )
-from experiments.starts import given_rows, kept_rows, parse_warm_start
+from experiments.starts import given_rows, kept_rows, parse_warm_start, start_row
 from hw_models.measure import measure
 from nas import config as configs
 from nas.data import load
@@ -34,12 +34,13 @@ from nas.errors import BadInput, suggest
 from nas.evaluate import Scratch, fit_macro
 from nas.files import read_json
 from nas.journal import RunFolder
+from nas.near import near
 from nas.progress import progress
 from nas.report import write_report
 from nas.result import trial_rows
 from nas.search import search
 from nas.space import Macro
-from nas.summary import baselines, table, why_nothing
+from nas.summary import baselines, front_volume, table, why_nothing
 from search_spaces import SPACES
 from strategies import STRATEGIES
 
@@ -63,6 +64,7 @@ class Options:
     search_depth: int | None
     data_limit: int | None
     start_from: Path | None
+    edits: int | None
     warm_start: str | None
     rungs: str | None
     eta: int
@@ -114,6 +116,8 @@ def main(o: Options) -> None:
         rungs=_rungs(o.rungs),
         data_options=data_options,
     )
+    if o.edits is not None:
+        space = near(space, start_row(o.start_from, space), o.edits)
     out = o.out or _fresh()
     RunFolder.check(out, resume=o.resume)
     costs = read_costs(o.cost, space, lambda name: _measure(space, macro, out, name))
@@ -207,6 +211,8 @@ def _check(o, seconds):
         option = "--start-from" if o.start_from else "--warm-start"
         takes = ", ".join(name for name, factory in STRATEGIES.items() if "first" in accepted(factory))
         raise BadInput(f"{option}: strategy '{o.strategy}' starts with rows of its own; use one of: {takes}")
+    if o.edits is not None and o.start_from is None:
+        raise BadInput("--edits: say which architecture they are edits of: --start-from CONFIG")
     if o.warm_start is not None:
         parse_warm_start(o.warm_start)
     if o.baseline not in (None, "random"):
@@ -291,13 +297,14 @@ def _tell(result, out, o):
 
 def summary_json(result) -> dict[str, Any]:
     """What ``--json`` prints at the end of a search."""
-    best = result.best
+    best, volume = result.best, front_volume(result)
     return {
         "best": None
         if best is None
         else {"trial": best.id, "choices": result.space.decode(best.row), "metrics": best.metrics},
         "pareto": [{"trial": t.id, "metrics": t.metrics} for t in result.pareto],
         "trials": {s: sum(t.status == s for t in result.trials) for s in ("finished", "stopped", "failed", "pending")},
+        "hypervolume": None if volume is None else {"value": volume[0], "reference": volume[1]},
         "baselines": asdict(baselines(result)),
         "seconds": result.seconds,
         "device_hours": result.device_seconds / 3600,

@@ -40,13 +40,17 @@ def given_rows(
     """
     rows = []
     if start_from is not None:
-        architecture = configs.load(start_from, {space.name: lambda **arguments: space})
-        rows.append(np.asarray(architecture.row).tolist())
+        rows.append(start_row(start_from, space).tolist())
     if warm_start is not None:
         names, drawn = parse_warm_start(warm_start)
         score = proxies(space, names, draw_batch(data), macro=macro, seed=seed)
         rows += best_of(space, score, jax.random.key(seed), drawn=drawn, kept=min(kept, drawn)).tolist()
     return rows
+
+
+def start_row(config: Path, space: SearchSpace) -> np.ndarray:
+    """int32[L]: the architecture of a config, which must be of this space."""
+    return np.asarray(configs.load(config, {space.name: lambda **arguments: space}).row)
 
 
 def parse_warm_start(text: str) -> tuple[list[str], int]:

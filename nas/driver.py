@@ -321,8 +321,9 @@ def reopen(folder: Any, space: SearchSpace, costs: Mapping[str, Cost]) -> Result
 
 
 def describe_space(space: SearchSpace) -> dict[str, Any]:
-    """Name, arguments and fingerprint."""
-    return {"name": space.name, "arguments": dict(space.arguments), "fingerprint": space.fingerprint}
+    """Name, arguments and fingerprint, and what a view keeps to."""
+    view = {"view": dict(space.view)} if space.view else {}
+    return {"name": space.name, "arguments": dict(space.arguments), "fingerprint": space.fingerprint} | view
 
 
 def versions() -> dict[str, str]:

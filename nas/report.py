@@ -13,6 +13,7 @@ from pathlib import Path
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
+from nas.ablation import ablation
 from nas.cost import Cost, cost_column
 from nas.draw import draw_network
 from nas.errors import BadInput
@@ -21,7 +22,7 @@ from nas.page import escape, json_tree, section, style, table
 from nas.plots import COLOURS, pareto_plot, search_curve
 from nas.result import Result, Trial
 from nas.space import Macro
-from nas.summary import NO_REASON, Baselines, baseline_rows, baselines, counts_text, finished, why_nothing
+from nas.summary import NO_REASON, Baselines, baseline_rows, baselines, counts_text, finished, front_volume, why_nothing
 from nas.wording import column_of, cost_columns, cost_name, cost_text, duration, hours_text, number, value_text
 
 TOP = 10
@@ -75,6 +76,7 @@ def render(
         section("The found network", _network(result, config)),
         section("Held against", _baselines(found, baseline)),
         section("Best trials", _top(result)),
+        section("One change from the found network", ablation(result)),
         section("What was measured", _measured(result, search, stamps, trained)),
         section("What the costs are about", _stamps(result, stamps)),
         section("Failed trials", _failed(result, found)),
@@ -186,6 +188,13 @@ def _pareto(result):
     if not finished(result):
         return ""
     text = "The front joins the trials that no other beats in both accuracy and cost; hollow ones break a limit."
+    if volume := front_volume(result):
+        costs = {name: -value for name, value in volume[1].items() if name != result.objective.metric}
+        corner = volume[1] | costs  # scores of costs are negative
+        named = ", ".join(f"{name} {number(value)}" for name, value in corner.items())
+        text += (
+            f" Its hypervolume is {number(volume[0])} from the reference point {escape(named)}, the worst on each axis."
+        )
     return _svg(pareto_plot(result), "Accuracy against cost") + f"<p>{text}</p>"
 
 

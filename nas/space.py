@@ -87,6 +87,8 @@ class SearchSpace:
         factors: groups of decision indices such that parameters, multiply-accumulates and measured block times add
             over the groups. Default: each decision alone. Checked when a cost is tabulated.
         arguments: what the factory was called with (JSON), so that a config can call it again.
+        sample_of: ``(uniform float32[L]) -> int32[L]``, another distribution for `sample`.
+        view: what a restricted view of the space keeps to (JSON), as `nas.near` makes one; written to ``search.json``.
     """
 
     name: str
@@ -98,6 +100,8 @@ class SearchSpace:
     supernet_of: "Callable[[SearchSpace, Macro], Supernet] | None" = None
     factors: tuple[tuple[int, ...], ...] | None = None
     arguments: Mapping[str, Any] = field(default_factory=dict)
+    sample_of: Callable[[jax.Array], Row] | None = None
+    view: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self):
         object.__setattr__(self, "decisions", tuple(self.decisions))
@@ -169,7 +173,7 @@ class SearchSpace:
 
         Each call of a generator takes a third of a second to compile; a strategy whose `ask` makes one is the quicker.
         """
-        return self.settle(jnp.full(self.length, -1), uniform)
+        return self.settle(jnp.full(self.length, -1), uniform) if self.sample_of is None else self.sample_of(uniform)
 
     def settle(self, wanted: Row, uniform: jax.Array) -> jax.Array:
         """int32[L]: `wanted`, and where it is not allowed given the decisions before, another option.

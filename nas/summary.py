@@ -9,6 +9,7 @@ import numpy as np
 from rich.table import Table
 from rich.text import Text
 
+from nas.objective import hypervolume
 from nas.result import Result, Trial, longest
 from nas.wording import cost_columns, cost_name, cost_text, duration, hours_text, number, score_name, value_text
 
@@ -172,6 +173,20 @@ def expected_best(
     cumulative = (cumulative - cumulative[:, :1]) / (1 - cumulative[:, :1])
     quantiles = [values[np.argmax(cumulative[:, 1:] >= q - 1e-12, axis=1)] for q in band]
     return np.diff(cumulative, axis=1) @ values, quantiles[0], quantiles[1]
+
+
+def front_volume(result: Result) -> tuple[float, dict[str, float]] | None:
+    """Hypervolume of the front of a Pareto search, and its reference point: axis -> score; None for other searches.
+
+    The reference is the worst score of the finished trials on each axis, so figures of two searches compare only when
+    they are worked out with the same one (`nas.objective.hypervolume`).
+    """
+    done = finished(result)
+    if result.objective.kind != "pareto" or not done:
+        return None
+    reference = np.min([t.scores for t in done], axis=0)
+    points = np.asarray([t.scores for t in result.pareto]).reshape(-1, len(reference))
+    return hypervolume(points, reference), dict(zip(result.objective.axes, reference.tolist(), strict=True))
 
 
 def spearman(a: Sequence[float], b: Sequence[float]) -> float:

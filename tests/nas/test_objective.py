@@ -18,6 +18,7 @@ from nas.objective import (
     dominates,
     fbnet_loss,
     fitness,
+    hypervolume,
     mnasnet,
     pareto,
     pareto_front,
@@ -270,3 +271,36 @@ def test_limits_on_several_devices_hold_together():
     assert within.tolist() == [0, 0] and over.tolist() == [0, 1]
     found = pareto("phone", "server")({"accuracy": 0.9, "phone": 10.0, "server": 4.0})[0]
     np.testing.assert_allclose(found, [0.9, -10, -4])
+
+
+# ---- hypervolume -------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("axes", [1, 2, 3, 4])
+def test_hypervolume_counts_the_unit_cells_that_are_dominated(axes):
+    """Integer points dominate whole cells, which can be counted."""
+    random = np.random.RandomState(axes)
+    for n in (1, 4, 9):
+        reference = random.randint(-2, 2, axes)
+        points = reference + random.randint(-1, 6, (n, axes))
+        cells = np.stack(np.meshgrid(*[np.arange(6)] * axes, indexing="ij"), -1).reshape(-1, axes) + reference
+        dominated = (points[:, None] >= cells[None] + 1).all(-1).any(0).sum()
+        assert hypervolume(points, reference) == dominated
+
+
+def test_hypervolume_equals_optuna_s_on_random_fronts():
+    from optuna._hypervolume import compute_hypervolume
+
+    random = np.random.RandomState(0)
+    for axes in (2, 3, 4):
+        points = random.uniform(size=(25, axes))
+        assert np.isclose(hypervolume(points, np.zeros(axes)), compute_hypervolume(-points, np.zeros(axes)))
+
+
+def test_hypervolume_of_nothing_and_of_failures_is_zero():
+    assert hypervolume(np.zeros((0, 2)), np.zeros(2)) == 0
+    assert hypervolume(np.asarray([[np.nan, 1.0], [1.0, 0.0], [-1.0, 5.0]]), np.zeros(2)) == 0
+
+
+def test_the_hard_reward_is_the_accuracy_within_the_target_and_falls_with_the_cost_above():
+    hard = mnasnet("latency", 20.0, alpha=0.0, beta=-1.0)
+    for latency, reward in ((5.0, 0.8), (20.0, 0.8), (40.0, 0.4)):
+        assert np.isclose(hard({"accuracy": 0.8, "latency": latency})[0][0], reward)

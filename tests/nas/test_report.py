@@ -10,6 +10,7 @@ import scipy.stats
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from rich.console import Console
 
+from nas.ablation import one_change
 from nas.cost import Cost, Factor, Stamp, count_costs
 from nas.diagram import network_nodes, network_units
 from nas.draw import draw_cell, draw_network
@@ -19,8 +20,8 @@ from nas.plots import pareto_plot, search_curve
 from nas.report import render, write_report
 from nas.search import search
 from nas.space import Decision, Macro, SearchSpace
-from nas.summary import baselines, expected_best, spearman, table
-from nas.wording import cost_text
+from nas.summary import baselines, expected_best, finished, front_volume, spearman, table
+from nas.wording import cost_text, number
 from search_spaces.nasbench201 import from_string, nasbench201
 from strategies.random_search import random_search
 
@@ -121,6 +122,35 @@ def test_baselines_come_from_finished_random_samples(result):
     assert params.value == max(t.metrics["params"] for t in done)
     assert found.counts == {"finished": len(done), "failed": found.random.lost}
     assert sum(found.reasons.values()) == found.random.lost
+
+
+def test_the_hypervolume_of_the_front_is_its_staircase_above_the_worst_of_each_axis(result):
+    volume, reference = front_volume(result)
+    done = np.asarray([t.scores for t in finished(result)])
+    assert list(reference) == ["accuracy", "latency"]
+    assert np.allclose(list(reference.values()), done.min(0))
+    grid = np.stack(np.meshgrid(*[np.linspace(*np.unique(done[:, a])[[0, -1]], 801) for a in (0, 1)]), -1)
+    feasible = np.asarray([t.scores for t in finished(result) if t.feasible])
+    share = (feasible[:, None, None] >= grid[None]).all(-1).any(0).mean()
+    assert np.isclose(volume, share * np.prod(np.ptp(done, axis=0)), rtol=0.02)
+    assert f"Its hypervolume is {number(volume)} " in page(result)
+
+
+def test_one_change_neighbours_are_those_of_the_best_and_their_differences(result):
+    changes = one_change(result)
+    assert changes
+    for change in changes:
+        expected = result.best.row.copy()
+        place = [d.name for d in CHAIN.decisions].index(change.decision)
+        expected[place] = CHAIN.decisions[place].options.index(change.to)
+        assert (change.trial.row == expected).all()
+        assert change.of == CHAIN.decode(result.best.row)[change.decision] != change.to
+        assert np.allclose(change.scores, change.trial.scores - result.best.scores)
+        gained = change.trial.metrics["params"] - result.best.metrics["params"]
+        assert change.costs["params"] == gained
+    near = [t for t in finished(result) if (t.row != result.best.row).sum() == 1]
+    assert {t.row.tobytes() for t in near} == {c.trial.row.tobytes() for c in changes}
+    assert "One change from the found network" in page(result)
 
 
 def test_table_names_choices_units_and_n(result):
