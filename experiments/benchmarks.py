@@ -90,6 +90,7 @@ def nas_bench_macro(dataset: str, features: Sequence[str]) -> Benchmark:
     space = SPACES["nas_bench_macro"]()
     runs = np.asarray([entry["test_acc"] for entry in found.values()])
     rows = np.asarray([[int(digit) for digit in text] for text in found])
+    space = SPACES["nas_bench_macro"]()
     note = "a strategy is told the test accuracy of one run; the mean of the two others is reported"
     return benchmark("nas_bench_macro cifar10", space, (50,), rows, runs[:, :1].T, runs[:, 1:].mean(1), notes=(note,))
 
