@@ -96,10 +96,12 @@ def mixed_fidelity(
 
     def ask(state, n):
         past = state.short.history
-        params, _ = model.fit(state.short)
-        expected, _ = model.predict(state.short, params, past.rows)
+        # one fit for both: two that do not depend on each other have blocked XLA's threads on a CPU of two cores
+        fitted = model.fit(state.short)
+        expected, _ = model.predict(state.short, fitted[0], past.rows)
         best = jax.lax.top_k(jnp.where(past.known, expected, -jnp.inf), full)[1]
-        asked, guided = guide.ask(state.short, n)  # gives nothing when all short ones are asked
+        # gives nothing when all short ones are asked
+        asked, guided = guide.ask(state.short, n, fitted)  # type: ignore[call-arg]
         nth = state.full + jnp.arange(n, dtype=jnp.int32)
         asks = past.told.all() & (nth < jnp.minimum(full, past.known.sum()))
         return Asked(

@@ -163,8 +163,9 @@ def predictor(
         row = jnp.where(random, space.sample_from(draw), rows[jnp.argmax(value)])
         return starting(first, id, row, random)
 
-    def ask(state, n):
-        fitted = model.fit(state)
+    def ask(state, n, fitted=None):
+        """A strategy that builds on this one and has fitted the same `surrogate` hands that in."""
+        fitted = model.fit(state) if fitted is None else fitted
 
         def one(state, _):
             id = state.history.asked
