@@ -30,6 +30,7 @@ CONVOLUTIONS = [
     ((3, 3), 2, 2, 4, 4, 4),
     ((3, 3), (2, 1), 1, 4, 4, 4),
     ((5, 5), 1, 1, 4, 4, 4),
+    ((5, 5), (2, 1), 2, 4, 4, 4),
     ((1, 1), 1, 1, 4, 4, 4),
     ((3, 3), 1, 1, 2, 4, 6),
     ((3, 3), 1, 1, 4, 4, 8),
@@ -111,7 +112,7 @@ def test_conv2d_equals_the_library(case, size):
 
 
 @pytest.mark.parametrize("groups", [1, 4])
-@pytest.mark.parametrize("window", [1, 3])
+@pytest.mark.parametrize("window", [1, 3, 5])
 @pytest.mark.parametrize("trace", TRACES)
 def test_conv2d_in_every_trace(trace, window, groups):
     x, kernel = normal(1, 2, 6, 6, 4), normal(2, window, window, 4 // groups, 4)
@@ -133,9 +134,9 @@ def test_kernel_gradient_in_unequal_chunks(monkeypatch, groups):
     assert_same(ours, lambda x, k: library_conv(x, k, 1, 1, groups), x, kernel)
 
 
-@pytest.mark.parametrize("groups", [1, 4])
-def test_conv2d_second_order(groups):
-    x, kernel = normal(1, 2, 6, 6, 4), normal(2, 3, 3, 4 // groups, 4)
+@pytest.mark.parametrize("groups, window", [(1, 3), (4, 3), (4, 5)])
+def test_conv2d_second_order(groups, window):
+    x, kernel = normal(1, 2, 6, 6, 4), normal(2, window, window, 4 // groups, 4)
 
     def after_one_step(conv):
         def loss(k):
