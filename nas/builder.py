@@ -217,6 +217,13 @@ class LayerBuilder:
         shape = (*self.shape(x)[:-1], features)
         return self._add("linear", (x,), shape, name, dict(features=features, bias=bias))
 
+    def resize(self, x: Any, size: int | tuple[int, int], *, name: str = "resize") -> Any:
+        """(H, W, C) brought to another size; nothing where it has that size already."""
+        size = pair(size)
+        if self.shape(x)[:2] == size:
+            return x
+        return self._add("resize", (x,), (*size, self.shape(x)[-1]), name, dict(size=size))
+
     def zeros(self, shape: Shape) -> Any:
         """Nothing, of a shape: the value of the operation ``none``."""
         return Zeros(tuple(shape))

@@ -145,6 +145,8 @@ def _fixed(layer: Layer, ins: list[jax.Array]) -> jax.Array:
             return sum(ins[1:], ins[0])
         case "multiply":
             return ins[0] * ins[1].reshape(ins[1].shape[0], *(1,) * (ins[0].ndim - 2), -1)
+        case "resize":
+            return jax.image.resize(ins[0], (len(ins[0]), *a["size"], ins[0].shape[-1]), "linear")
         case "channel_shuffle":
             shape = ins[0].shape
             groups = ins[0].reshape(*shape[:-1], a["groups"], -1)

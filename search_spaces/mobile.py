@@ -58,6 +58,8 @@ class Frame:
         activation: of stem and head.
         stem_stride: 1 or 2.
         style: of the layers.
+        features_bias: whether the dense layer has biases; once-for-all's has none.
+        resolutions: sides of the image to choose from, as the decision ``resolution``; none: the macro's.
     """
 
     stem: int
@@ -67,6 +69,8 @@ class Frame:
     activation: str = "relu"
     stem_stride: int = 2
     style: Style = field(default_factory=Style)
+    features_bias: bool = True
+    resolutions: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -114,6 +118,8 @@ def mobile_space(
             raise BadInput(f"{name}: most_layers is {most_layers!r}; it must be a whole number of at least 1")
         frame = replace(frame, stages=tuple(_cut(stage, most_layers) for stage in frame.stages))
     decisions: dict[str, Decision] = {}
+    if frame.resolutions:
+        decisions["resolution"] = Decision("resolution", frame.resolutions)
     plan = _plan(name, frame, per, decisions)
     order = {decision: i for i, decision in enumerate(decisions)}
     return SearchSpace(
@@ -169,10 +175,14 @@ def network(net, macro: Macro, *, frame: Frame, plan: tuple[Planned, ...]):
     if macro.depth != 1:
         raise BadInput(f"macro: depth is {macro.depth}; mobile spaces have their own numbers of layers, it must be 1")
     multiplier = macro.width / frame.stem
-    stem_stride, *strides = strides_for(frame, macro.input)
+    # of the smallest image, so that every row has the same strides
+    stem_stride, *strides = strides_for(frame, (min(frame.resolutions),) * 2 if frame.resolutions else macro.input)
     before = Width(frame.stem, multiplier)
+    x = net.input
+    if frame.resolutions:
+        x = net.choice("resolution", {r: lambda r=r: net.resize(net.input, r) for r in frame.resolutions})
     with net.block("stem"):
-        x = net.batch_norm(net.conv(net.input, before(net), 3, stride=stem_stride))
+        x = net.batch_norm(net.conv(x, before(net), 3, stride=stem_stride))
         x = net.activation(x, frame.activation)
     for i, p in enumerate(plan):
         after = Width(p.channels, multiplier)
@@ -198,7 +208,8 @@ def head(net, x: Any, frame: Frame, multiplier: float, classes: int) -> Any:
     with net.block("pool"):
         x = net.global_avg_pool(x)
     with net.block("feature_mix"):
-        x = net.activation(net.linear(x, Width(frame.features, multiplier)(net)), frame.activation)
+        x = net.linear(x, Width(frame.features, multiplier)(net), bias=frame.features_bias)
+        x = net.activation(x, frame.activation)
     with net.block("logits"):
         return net.linear(x, classes)
 
@@ -239,16 +250,17 @@ def _allowed(decisions, plan, order):
 
 
 def _factors(plan, order) -> tuple[tuple[int, ...], ...] | None:
-    """For each layer its own decisions, whether it is there, and the channels on both sides."""
-    groups: dict[tuple[int, ...], None] = {}
+    """For each layer its own decisions, whether it is there, the channels on both sides, and the resolution."""
+    everywhere = [order["resolution"]] if "resolution" in order else []
+    groups: dict[tuple[int, ...], None] = {tuple(everywhere): None} if everywhere else {}
     before: int | Decision = 0
     for p in plan:
         read = [*p.settings.values(), p.channels, p.depth, before]
-        group = tuple(sorted({order[d.name] for d in read if isinstance(d, Decision)}))
+        group = tuple(sorted({*everywhere, *(order[d.name] for d in read if isinstance(d, Decision))}))
         groups |= {group: None} if group else {}
         before = p.channels
     found = [g for g in groups if not any(set(g) < set(other) for other in groups)]
     last = order[before.name] if isinstance(before, Decision) else None
     if last is not None and not any(last in g for g in found):
-        found.append((last,))
+        found.append((*everywhere, last))
     return tuple(found)
