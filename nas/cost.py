@@ -227,9 +227,11 @@ def tabulate(
         return found
 
     sampled = sample_rows(space, check + 1)
-    anchor, others = sampled[0], sampled[1:]
+    first, others = np.zeros_like(sampled[0]), sampled[1:]
     # compiled for one row, because a space's rules run op by op take longer than pricing the row
     valid = (lambda row: True) if space.allowed_of is None else jax.jit(lambda row: space.valid(row[None])[0])
+    # with every option 0 no decision is active but by another one, so that any group can be varied alone
+    anchor = first if valid(first) else sampled[0]
     anchored = figure(anchor)
     factors: list[tuple[tuple[int, ...], np.ndarray]] = []
     for group in factor_groups(space):
