@@ -226,6 +226,26 @@ def measure(
     )
 
 
+@app.command()
+def specialize(
+    space: Annotated[str, typer.Option(help="ofa_mbv3")] = "ofa_mbv3",
+    accuracy_predictor: Annotated[Path | None, typer.Option(help="once-for-all's published predictor, .npz")] = None,
+    accuracy_csv: Annotated[Path | None, typer.Option(help="measured networks: ks, e, d, image_size, top1")] = None,
+    cost: CostOption = [],  # noqa: B006
+    limit: Annotated[list[str], typer.Option("--limit", help="NAME=20ms; each is a target of its own")] = [],  # noqa: B006
+    set_: Set = [],  # noqa: B006
+    seeds: Annotated[int, typer.Option(help="independent runs for each limit, the best counts", min=1, max=1000)] = 1,
+    seed: Seed = 0,
+    out: Out = None,
+    json_: Json = False,
+):
+    """Find the most accurate network within each limit, for many devices at once."""
+    from experiments import specialize_command
+
+    given = {k.rstrip("_"): v for k, v in locals().items() if k != "specialize_command"}
+    specialize_command.main(specialize_command.Options(**given))
+
+
 @importer.command("arch")
 def import_arch(
     form: Annotated[str, typer.Argument(metavar="FORMAT", help="nb201, genotype or named")],

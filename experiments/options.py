@@ -238,7 +238,7 @@ class Sizes:
 DEPTHS = {"darts": (3, 8), "nasnet": (3, 8), "amoebanet": (3, 8)}
 
 # mobile networks: a quarter of the width while searching, their own numbers of layers always
-MOBILE = ("nas_bench_macro", "fbnet", "proxylessnas", "mnasnet", "mobile")
+MOBILE = ("nas_bench_macro", "fbnet", "proxylessnas", "mnasnet", "mobile", "ofa_mbv3")
 
 
 def sized_for(space: SearchSpace, sizes: "Sizes") -> "Sizes":

@@ -4,6 +4,7 @@ Cai, Gan, Wang, Zhang and Han, "Once-for-All: Train One Network and Specialize i
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -23,11 +24,14 @@ STAGES = (
     (112, 1, 0.25, "hard_swish"),
     (160, 2, 0.25, "hard_swish"),
 )
-MOST = max(DEPTHS)
 
 
 def ofa_mbv3(
-    width: float = 1.0, resolutions: Sequence[int] = RESOLUTIONS, kernels: Sequence[int] = KERNELS
+    width: float = 1.0,
+    resolutions: Sequence[int] = RESOLUTIONS,
+    kernels: Sequence[int] = KERNELS,
+    expands: Sequence[int] = EXPANDS,
+    depths: Sequence[int] = DEPTHS,
 ) -> SearchSpace:
     """The paper's space of 10^19 networks; stages of 2 to 4 layers, each with a kernel and an expand ratio of its own.
 
@@ -36,22 +40,24 @@ def ofa_mbv3(
 
     Args:
         width: width multiplier; the published networks have 1.0 and 1.2.
-        resolutions: sides of the image, multiples of 32 but for the last rounding; one for a fixed resolution.
+        resolutions: sides of the image; one for a fixed resolution.
         kernels: sizes of the depthwise convolutions.
+        expands: ratios of the inverted residuals.
+        depths: layers of a stage.
 
     Raises:
-        BadInput: a width that is not above 0 and at most 4, or resolutions that are not whole numbers from 32 to 1024.
+        BadInput: a width that is not above 0 and at most 4, or resolutions that are not whole numbers from 8 to 1024.
     """
     if isinstance(width, bool) or not isinstance(width, int | float) or not 0 < width <= 4:
         raise BadInput(f"ofa_mbv3: width is {width!r}; the multiplier must be above 0 and at most 4, such as 1.2")
-    bad = [r for r in resolutions if isinstance(r, bool) or not isinstance(r, int) or not 32 <= r <= 1024]
+    bad = [r for r in resolutions if isinstance(r, bool) or not isinstance(r, int) or not 8 <= r <= 1024]
     if bad or not resolutions:
-        raise BadInput(f"ofa_mbv3: resolution {bad[0] if bad else 'none'}; give whole numbers from 32 to 1024")
+        raise BadInput(f"ofa_mbv3: resolution {bad[0] if bad else 'none'}; give whole numbers from 8 to 1024")
     wide = lambda channels: divisible(channels * width)  # noqa: E731
     stages = [Stage(wide(16), fixed={"expand": 1})]
     for channels, stride, se, activation in STAGES:
-        options = {"layers": DEPTHS, "kernel": tuple(kernels), "expand": EXPANDS}
-        stages.append(Stage(wide(channels), MOST, stride, {"se": se, "activation": activation}, options))
+        options = {"layers": tuple(depths), "kernel": tuple(kernels), "expand": tuple(expands)}
+        stages.append(Stage(wide(channels), max(depths), stride, {"se": se, "activation": activation}, options))
     frame = Frame(
         wide(16),
         tuple(stages),
@@ -62,21 +68,27 @@ def ofa_mbv3(
         resolutions=tuple(resolutions),
     )
     side = max(resolutions)
-    return mobile_space(
+    space = mobile_space(
         "ofa_mbv3",
         frame,
         macro=Macro(wide(16), 1, (side, side, 3), 1000),
-        arguments={"width": width, "resolutions": list(resolutions), "kernels": list(kernels)},
     )
+    arguments = {"width": width, "resolutions": list(resolutions)}
+    arguments |= {"kernels": list(kernels), "expands": list(expands), "depths": list(depths)}
+    return replace(space, arguments=arguments, supernet_of=None if len(resolutions) == 1 else _no_supernet)
+
+
+def _no_supernet(space: SearchSpace, macro: Macro):
+    raise BadInput("ofa_mbv3: one program has one image size; to train, fix it with resolutions=[128], one of them")
 
 
 def to_encoding(row: Any, space: SearchSpace) -> dict[str, Any]:
-    """A row as once-for-all's encoding: ``ks``, ``e`` (20 each), ``d`` (5) and ``r``.
+    """A row as once-for-all's encoding: ``ks`` and ``e`` of each layer (20), ``d`` of each stage (5), and ``r``.
 
-    Layers that are not there have the smallest kernel and ratio, where once-for-all has any.
+    Layers that are not there have the first kernel and ratio, where once-for-all has any.
     """
     found = space.decode(row)
-    layers = range(1, 1 + MOST * len(STAGES))
+    layers = range(1, 1 + len(STAGES) * _most(space))
     return {
         "ks": [found[f"layer_{i}_kernel"] for i in layers],
         "e": [found[f"layer_{i}_expand"] for i in layers],
@@ -91,8 +103,9 @@ def from_encoding(encoding: Mapping[str, Any], space: SearchSpace) -> np.ndarray
     Raises:
         BadInput: a part is missing, too short or too long, or holds a value that the space does not have.
     """
-    counts = {"ks": MOST * len(STAGES), "e": MOST * len(STAGES), "d": len(STAGES)}
-    for name, count in counts.items():
+    most = _most(space)
+    first = {d.name: d.options[0] for d in space.decisions}
+    for name, count in {"ks": most * len(STAGES), "e": most * len(STAGES), "d": len(STAGES)}.items():
         if len(encoding.get(name, ())) != count:
             raise BadInput(f"encoding: '{name}' must hold {count} numbers, and holds {len(encoding.get(name, ()))}")
     if "r" not in encoding:
@@ -100,8 +113,13 @@ def from_encoding(encoding: Mapping[str, Any], space: SearchSpace) -> np.ndarray
     choices: dict[str, Any] = {"resolution": encoding["r"]}
     for s, depth in enumerate(encoding["d"]):
         choices[f"stage_{s + 1}_layers"] = depth
-        for k in range(MOST):
-            i, there = s * MOST + k, depth > k
-            choices[f"layer_{i + 1}_kernel"] = encoding["ks"][i] if there else KERNELS[0]
-            choices[f"layer_{i + 1}_expand"] = encoding["e"][i] if there else EXPANDS[0]
+        for i in range(s * most, (s + 1) * most):
+            there = i < s * most + depth
+            for what, part in (("kernel", "ks"), ("expand", "e")):
+                name = f"layer_{i + 1}_{what}"
+                choices[name] = encoding[part][i] if there else first[name]
     return space.encode(choices)
+
+
+def _most(space: SearchSpace) -> int:
+    return max(space.arguments["depths"])

@@ -25,6 +25,7 @@ TABLE = [
     ("proxylessnas", {"most_layers": 2}, Macro(8, 1, (16, 16, 3), 10), "13ae89be33647f59"),
     ("mnasnet", {}, Macro(8, 1, (16, 16, 3), 10), "fd9b0ab64a129aab"),
     ("mobile", {"layers": [1], "se": [0.25], "per": "stage"}, Macro(8, 1, (16, 16, 3), 10), "35957b7f12cd160b"),
+    ("ofa_mbv3", {"resolutions": [8, 16], "depths": [1, 2]}, Macro(8, 1, (16, 16, 3), 10), "ac02c208af6a5304"),
 ]
 EACH = [pytest.param(SPACES[name](**arguments), macro, id=name) for name, arguments, macro, _ in TABLE]
 KEY = jax.random.key(0)

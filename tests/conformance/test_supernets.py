@@ -29,6 +29,11 @@ TABLE = [
     ("proxylessnas", {"blocks": ["k3_e3"], "most_layers": 2}, Macro(4, 1, (8, 8, 3), 10)),
     ("mnasnet", {"blocks": ["conv", "sep_conv"], "most_layers": 2}, Macro(4, 1, (8, 8, 3), 10)),
     ("mobile", {"base": "mobilenet_v3_small", "kernel": [], "most_layers": 1}, Macro(4, 1, (8, 8, 3), 10)),
+    (
+        "ofa_mbv3",
+        {"resolutions": [8], "kernels": [3], "expands": [1, 2], "depths": [1, 2]},
+        Macro(4, 1, (8, 8, 3), 10),
+    ),
 ]
 BATCH = 16
 RATE, MOMENTUM = 0.05, 0.9

@@ -1,0 +1,173 @@
+"""`nas specialize`: from a predictor of accuracies and tables of costs to a network for each device and limit."""
+
+import inspect
+import sys
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from experiments import accuracy_models
+from experiments.cli import show
+from experiments.options import (
+    accepted,
+    call,
+    parse_named,
+    parse_sets,
+    read_costs,
+    space_factory,
+    split_sets,
+)
+from hw_models import block_table
+from nas import config as configs
+from nas.errors import BadInput
+from nas.evaluate import use_compilation_cache
+from nas.files import read_json, write_json
+from nas.objective import parse_quantity
+from nas.plots import COLOURS
+from nas.space import SearchSpace
+from nas.specialize import Evolution, Specialized, Target, specialize
+from search_spaces import SPACES
+from search_spaces.once_for_all import to_encoding
+
+
+@dataclass(frozen=True)
+class Options:
+    """The options of the command line, by their names."""
+
+    space: str
+    accuracy_predictor: Path | None
+    accuracy_csv: Path | None
+    cost: list[str]
+    limit: list[str]
+    set: list[str]
+    seeds: int
+    seed: int
+    out: Path | None
+    json: bool
+
+
+def main(o: Options) -> None:
+    """Runs one specialisation."""
+    if (o.accuracy_predictor is None) == (o.accuracy_csv is None):
+        raise BadInput("accuracy: give one of --accuracy-predictor FILE.npz and --accuracy-csv FILE.csv")
+    if o.out is not None and o.out.exists() and any(o.out.iterdir() if o.out.is_dir() else [o.out]):
+        raise BadInput(f"--out {o.out}: it is not empty; give another folder")
+    use_compilation_cache()
+    space, settings = _space(o)
+    model = (
+        accuracy_models.published(o.accuracy_predictor, space)
+        if o.accuracy_predictor
+        else accuracy_models.fitted(o.accuracy_csv, space, o.seed)
+    )
+    print("nas: pricing every option of the space", file=sys.stderr)
+    targets = _targets(o, space)
+    print(f"nas: {len(targets)} limits x {o.seeds} seeds, {settings.generations} generations", file=sys.stderr)
+    found = specialize(space, model.predict, targets, seeds=o.seeds, seed=o.seed, settings=settings)
+    told = describe(found, space, model)
+    if o.out is not None:
+        write(found, space, model, told, o.out, o.seed)
+    if o.json:
+        return show(told)
+    for entry in told["targets"]:
+        figure = f"{entry['quantity']} {entry[entry['column']]:.2f} {entry['unit']}"
+        frame = f"resolution {entry['r']}, layers {entry['d']}"
+        print(f"{entry['name']} within {entry['limit']:g}: predicted top-1 {entry['top1']:.4f}, {figure}, {frame}")
+    runs, compiling = f"{len(targets)} limits x {o.seeds} seeds", f"{told['compile_seconds']:.1f} s"
+    print(f"{told['seconds']:.1f} s for {runs}, and {compiling} to compile")
+    if o.out is not None:
+        print(f"written to {o.out}; train one with: nas train {o.out}/{_file(found.targets[0])} --data FOLDER")
+
+
+def _space(o: Options) -> tuple[SearchSpace, Evolution]:
+    factory = space_factory(o.space, SPACES)
+    if factory is not SPACES["ofa_mbv3"]:
+        raise BadInput(f"--space {o.space}: only ofa_mbv3 can be specialised today; accuracies of others need training")
+    takers = {"space": [*accepted(factory), "width"], "settings": [f.name for f in fields(Evolution)]}
+    sets = split_sets(parse_sets(o.set), takers)
+    if "resolutions" not in sets["space"]:
+        sets["space"]["resolutions"] = _common_resolutions(o, factory)
+    return call(o.space, factory, **sets["space"]), call("specialize", Evolution, **sets["settings"])
+
+
+def _common_resolutions(o: Options, factory) -> list[int]:
+    """Those that the predictor and every block table know."""
+    known = set(inspect.signature(factory).parameters["resolutions"].default)
+    if o.accuracy_csv is not None:
+        known &= set(accuracy_models.measured_resolutions(o.accuracy_csv))
+    for _, path in parse_named(o.cost, "--cost"):
+        if Path(path).is_file() and read_json(path, "cost table").get("schema") == block_table.SCHEMA:
+            known &= set(block_table.load(path).tables)
+    if not known:
+        raise BadInput(
+            "resolutions: the predictor and the tables have none in common; say which with --set resolutions"
+        )
+    return sorted(known)
+
+
+def _targets(o: Options, space: SearchSpace) -> list[Target]:
+    costs = read_costs(o.cost, space, None)
+    targets = []
+    for name, value in parse_named(o.limit, "--limit"):
+        if name not in costs:
+            raise BadInput(f"--limit {name}: no such cost; add --cost {name}=FILE; given: {', '.join(costs) or 'none'}")
+        quantity = costs[name].stamp.quantity
+        targets.append(Target(name, costs[name], parse_quantity(value, quantity, f"--limit {name}")))
+    return targets
+
+
+def describe(found: Specialized, space: SearchSpace, model: accuracy_models.AccuracyModel) -> dict:
+    """What is printed and written."""
+    entries = []
+    for i, target in enumerate(found.targets):
+        best = found.best(i)
+        stamp = target.cost.stamp
+        entries.append(
+            {"name": target.name, "limit": target.limit, "unit": stamp.unit, "quantity": stamp.quantity}
+            | to_encoding(found.rows[i, best], space)
+            | {"top1": float(found.accuracy[i, best]), "column": target.cost.column, "device": stamp.device}
+            | {target.cost.column: float(found.cost[i, best]), "seeds_top1": found.accuracy[i].tolist()}
+        )
+    return {
+        "space": space.name,
+        "arguments": dict(space.arguments),
+        "accuracy": {"source": model.source, "how": "predicted", "held_out": model.held_out},
+        "targets": entries,
+        "seconds": found.seconds,
+        "compile_seconds": found.compile_seconds,
+    }
+
+
+def write(found: Specialized, space: SearchSpace, model, told: dict, out: Path, seed: int) -> None:
+    """A config for each limit, ``specialized.json`` and a picture."""
+    out.mkdir(parents=True, exist_ok=True)
+    for i, target in enumerate(found.targets):
+        row = found.rows[i, found.best(i)]
+        metrics = {"accuracy": float(found.accuracy[i, found.best(i)]), "how": "predicted", "source": model.source}
+        prices = configs.price({target.name: target.cost}, row)
+        provenance = {"strategy": "specialize", "seed": seed, "limit": target.limit, "created": configs.now()}
+        macro = space.macro
+        configs.Architecture(space, row, macro, macro, None, metrics, prices, provenance).save(out / _file(target))
+    write_json(out / "specialized.json", {"schema": "nas.specialized/1", **told})
+    draw(told, out / "specialized.png")
+
+
+def _file(target: Target) -> str:
+    return f"{target.name}-{target.limit:g}{target.cost.stamp.unit}.json"
+
+
+def draw(told: dict, path: Path) -> None:
+    """Predicted accuracy against cost: a line for each device."""
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    axes = figure.subplots()
+    for name in dict.fromkeys(e["name"] for e in told["targets"]):
+        own = sorted((e for e in told["targets"] if e["name"] == name), key=lambda e: e["limit"])
+        x, y = [e[e["column"]] for e in own], [100 * e["top1"] for e in own]
+        axes.plot(x, y, marker="o")
+        axes.annotate(own[0]["device"], (x[-1], y[-1]), xytext=(0, 8), textcoords="offset points", ha="right")
+    units = {f"{e['quantity']} ({e['unit'] or 'count'})" for e in told["targets"]}
+    axes.set(xlabel=" or ".join(sorted(units)), ylabel="predicted top-1 (%)")
+    axes.grid(color=COLOURS["grid"])
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.margins(y=0.15)
+    figure.savefig(path, dpi=150)
