@@ -97,7 +97,7 @@ def _common_resolutions(o: Options, factory) -> list[int]:
         known &= set(accuracy_models.measured_resolutions(o.accuracy_csv))
     for _, path in parse_named(o.cost, "--cost"):
         if Path(path).is_file() and read_json(path, "cost table").get("schema") == block_table.SCHEMA:
-            known &= set(block_table.load(path).tables)
+            known &= {int(side) for side in block_table.load_blocks(path).entries if side != block_table.ANY}
     if not known:
         raise BadInput(
             "resolutions: the predictor and the tables have none in common; say which with --set resolutions"

@@ -7,6 +7,9 @@ both sides; it is never zero.
 """
 
 import bisect
+import contextlib
+import functools
+import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -15,9 +18,10 @@ from typing import Any
 import numpy as np
 
 from nas.config import macro_to_json
-from nas.cost import Cost, Stamp, tabulate
+from nas.cost import Cost, Stamp, load_cost, tabulate
 from nas.errors import BadInput
-from nas.files import read_json, write_json
+from nas.evaluate import cache_root
+from nas.files import read_json, to_json, write_json
 from nas.layers import Layer, Shape, parse_block
 from nas.space import Macro, SearchSpace
 
@@ -49,12 +53,14 @@ class BlockTable:
         Raises:
             BadInput: a block that the table neither has nor can interpolate, or an image of another size.
         """
-        side = str(layers[0].output_shape[0])
+        blocks = {layer.scope: layer.block for layer in layers if layer.block}
+        # of the image that the first block sees: a network may bring its input to another size
+        side = str(parse_block(next(iter(blocks.values()))).inputs[0][0])
         known = self.entries.get(side) or self.entries.get(ANY)
         if known is None:
             raise BadInput(f"cost: the table has no images of side {side}; it has {', '.join(self.entries)}")
         total = self.base or 0.0
-        for scope, key in {layer.scope: layer.block for layer in layers if layer.block}.items():
+        for scope, key in blocks.items():
             total += self._block(known, key, scope)
         return total
 
@@ -77,13 +83,21 @@ class BlockTable:
         return found
 
     def cost(self, space: SearchSpace, macro: Macro) -> Cost:
-        """The cost of a space's networks at one frame.
+        """The cost of a space's networks at one frame, kept in the user's cache: to price a large space takes time.
 
         Raises:
             BadInput: as `price`, or the sum does not add over the space's factors.
         """
         stamp = replace(self.stamp, macro=macro_to_json(macro))
-        return tabulate(space, lambda row: self.price(space.layers(row, macro)), stamp)
+        what = to_json([SCHEMA, asdict(self), space.fingerprint, asdict(stamp)])
+        kept = cache_root() / "costs" / f"{hashlib.sha256(what.encode()).hexdigest()[:32]}.json"
+        with contextlib.suppress(BadInput):  # not there yet, or cut off
+            return load_cost(kept, space)
+        price = functools.lru_cache(maxsize=4096)(lambda row: self.price(space.layers(row, macro)))
+        cost = tabulate(space, lambda row: price(tuple(row.tolist())), stamp)
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        cost.save(kept)
+        return cost
 
     def save(self, path: str | os.PathLike) -> None:
         """Writes JSON (atomically)."""
