@@ -164,6 +164,8 @@ def fit(
     quantity: Annotated[str, typer.Option(help="latency, energy or memory")] = "latency",
     samples: Annotated[int | None, typer.Option(help="fit on so many only and test on the rest", min=1)] = None,
     seeds: Annotated[int, typer.Option(help="draws of --samples", min=1)] = 1,
+    transfer: Annotated[bool, typer.Option("--transfer", help="learn from other devices: ten networks do")] = False,
+    known: Annotated[Path | None, typer.Option(help="for --transfer: a CSV of other devices on the space")] = None,
     seed: Seed = 0,
     device: Annotated[str | None, typer.Option(help="for the stamp; default the column's name")] = None,
     runtime: Annotated[str, typer.Option(help="for the stamp")] = "not stated",

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from experiments import transfer_command
 from experiments.arch_rows import table_rows
 from experiments.cli import show
 from experiments.measure_commands import describe_fitted, tell
@@ -40,6 +41,8 @@ class Options:
     quantity: str
     samples: int | None
     seeds: int
+    transfer: bool
+    known: Path | None
     seed: int
     device: str | None
     runtime: str
@@ -72,14 +75,18 @@ def main(options: Options) -> None:
     rows, values = rows[good], values[good]
     check(rows, values, stamp)
     found = {"device": stamp.device, "quantity": stamp.quantity, "unit": stamp.unit, "dropped": int((~good).sum())}
-    if options.samples is None:
+    if options.samples is not None and options.out is not None:
+        raise BadInput("--out: with --samples nothing is written, it tells how good a table would be; drop one")
+    if options.transfer != (options.known is not None):
+        raise BadInput("--transfer and --known go together: --known FILE holds other devices on the same networks")
+    if options.known is not None:
+        found |= transfer(options, space, rows, values, stamp)
+    elif options.samples is None:
         cost = fit(space, rows, values, stamp, seed=options.seed)
         if options.out is not None:
             cost.save(options.out)
         found |= {"networks": len(rows), **{k: cost.details["fit"][k] for k in (*KEYS, "held_out", "shares", "noise")}}
     else:
-        if options.out is not None:
-            raise BadInput("--out: with --samples nothing is written, it tells how good a table would be; drop one")
         found |= draws(space, rows, values, stamp, options.samples, options.seeds, options.seed)
     if options.json:
         show(found)
@@ -97,6 +104,22 @@ def from_bundle(options: Options) -> None:
     cost = fitted(space, found, seed=options.seed)
     cost.save(options.out)
     tell(space, cost, describe_fitted(cost, found), options.out, options.json)
+
+
+def transfer(options: Options, space: SearchSpace, rows: np.ndarray, values: np.ndarray, stamp: Stamp) -> dict:
+    """`nas fit --transfer`: writes the table, or tells how good one of `--samples` networks is."""
+    assert options.known is not None and options.value_column is not None
+    known, devices = transfer_command.read_known(
+        space, options.known, options.arch_column, options.arch_table, options.value_column
+    )
+    places = transfer_command.places_of(known, rows, str(options.csv))
+    if options.samples is not None:
+        size = (options.samples, options.seeds, options.seed)
+        return {"known": devices, **transfer_command.draws(space, known, places, values, stamp, *size)}
+    cost = transfer_command.table(space, known, places, values, stamp)
+    if options.out is not None:
+        cost.save(options.out)
+    return {"known": devices, "networks": len(rows), "mape": cost.stamp.error, "held_out": "each network left out"}
 
 
 def import_table(form: str, source: Path, out: Path, column: str | None, unit: str | None, device: str | None) -> None:
@@ -180,10 +203,14 @@ def draws(space, rows, values, stamp, samples: int, seeds: int, seed: int) -> di
 def text(found: dict, out: Path | None) -> str:
     """The figures for people."""
     how = found.get("held_out") or f"{found['tested']} others, mean of {found['seeds']} draws of {found['samples']}"
-    lines = [
-        f"{found['quantity']} on {found['device']}: Spearman {found['spearman']:.3f}, within ±5 % "
-        f"{found['within_5']:.1%}, within ±10 % {found['within_10']:.1%}, mean error {found['mape']:.1%} ({how})"
-    ]
+    lines = [f"{found['quantity']} on {found['device']}: mean error {found['mape']:.1%} ({how})"]
+    if "spearman" in found:
+        lines[0] += (
+            f", Spearman {found['spearman']:.3f}, within ±5 % {found['within_5']:.1%}, ±10 % {found['within_10']:.1%}"
+        )
+    for name in ("alone", "chosen"):
+        if found.get(name):
+            lines.append(f"  {name}: Spearman {found[name]['spearman']:.3f}, ±10 % {found[name]['within_10']:.1%}")
     if out is not None:
         lines.append(f"written to {out}; search with --cost {found['quantity']}={out}")
     return "\n".join(lines)

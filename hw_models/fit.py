@@ -230,6 +230,11 @@ class Terms:
             found.append((np.eye(k)[place] - 1 / k) / math.sqrt(max(1 - 1 / k, 1e-12)))
         return found
 
+    def tied_features(self, rows: np.ndarray) -> np.ndarray:
+        """float64[N, F]: features of the tied terms, of a length of about one."""
+        features = self.features(rows)
+        return np.concatenate([_sum(features, own) for own in self.classes], 1) / math.sqrt(len(self.groups))
+
     def kernels(self, rows: np.ndarray, others: np.ndarray | None = None) -> list[np.ndarray]:
         """float64[N, M] for tied, single and pair terms, each of about one on the diagonal."""
         a = self.features(rows)
@@ -237,9 +242,9 @@ class Terms:
         each = [x @ y.T for x, y in zip(a, b, strict=True)]
         count = len(each)
         single = np.sum(each, 0)
-        tied = np.sum([_sum(a, own) @ _sum(b, own).T for own in self.classes], 0)
+        tied = self.tied_features(rows) @ self.tied_features(rows if others is None else others).T
         pairs = (single**2 - np.sum([k**2 for k in each], 0)) / 2
-        return [tied / count, single / count, pairs / max(1, count * (count - 1) / 2)]
+        return [tied, single / count, pairs / max(1, count * (count - 1) / 2)]
 
     def factors(self, rows: np.ndarray, alpha: np.ndarray, shares: Sequence[float]) -> tuple[Factor, ...]:
         """The tables of ``f(x) = sum of alpha * kernel(x, rows)``."""

@@ -110,3 +110,37 @@ def test_a_published_table_is_imported_and_faults_are_one_line(nas, tmp_path):
     code, said, err = nas("import", "table", "proxylessnas", tmp_path / "t.yaml", "--out", tmp_path / "u.json")
     assert code == 2 and said == "" and err.count("\n") == 1 and "not the plain YAML" in err
     assert not (tmp_path / "u.json").exists()
+
+
+# ---- transfer ----------------------------------------------------------------------------------------------------
+@pytest.fixture
+def others(files):
+    """The phone of `files` whole, and four other devices, as one table."""
+    folder, rows, values = files
+    parts = np.asarray([[0, 0, 0.5, 2, 0.2], [0, 0.1, 0.4, 1, 0.9], [0, 0.3, 1, 1.5, 0.1], [0, 0, 0.1, 3, 0.1]])
+    columns = [5 * values, *(2 + part[rows].sum(1) for part in parts)]
+    with (folder / "known.csv").open("w") as file:
+        head = ["index", "phone_32", *"abcd"]
+        csv.writer(file).writerows([head, *([i, *line] for i, line in enumerate(np.transpose(columns).tolist()))])
+    return folder
+
+
+def test_transfer_uses_other_chips_alone_and_says_which(nas, others):
+    code, out, _ = nas(*words(others, known=others / "known.csv", samples=10, seeds=2), "--transfer", "--json")
+    found = json.loads(out)
+    assert not code and found["known"] == list("abcd")  # phone_32 is the same chip at another batch size
+    assert found["spearman"] > 0.95 and found["mape"] < 0.1 and found["alone"]["spearman"] > 0.5
+    assert (found["samples"], found["tested"]) == (10, 47)
+
+
+def test_transfer_writes_a_table(nas, others):
+    out = others / "t.json"
+    code, _, _ = nas(*words(others, known=others / "known.csv", batch=1, out=out), "--transfer")
+    cost = load_cost(out, nasbench201())
+    assert not code and cost.stamp.error < 0.1 and "transferred from known devices" in cost.stamp.source
+
+
+def test_transfer_without_enough_is_refused(nas, others):
+    for changes, says in (({}, "--transfer and --known go together"), ({"known": others / "phone.csv"}, "3 chips")):
+        code, _, err = nas(*words(others, samples=10, **changes), "--transfer")
+        assert code == 2 and says in err.splitlines()[-1]
