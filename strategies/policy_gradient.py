@@ -46,10 +46,11 @@ class State(NamedTuple):
     waiting_log_probs: jax.Array  # float32[Q]
 
 
-def reward(results: Results, scores: jax.Array, violation: jax.Array) -> jax.Array:
+def share_beaten(results: Results, scores: jax.Array, violation: jax.Array) -> jax.Array:
     """float32: the share of earlier results that this one dominates; those neither better nor worse count as half.
 
-    It lies from 0 to 1 whatever the metric's unit, and takes any number of scores and limits.
+    It lies from 0 to 1 whatever the metric's unit, and takes any number of scores and limits. A half where there are
+    no earlier results.
     """
     held = jnp.arange(len(results.scores)) < results.count
     better = dominates(
@@ -69,6 +70,7 @@ def policy_gradient(
     *,
     batch: int,
     memory: int,
+    power: float,
     decay: float,
     in_flight: int,
     objectives: int,
@@ -87,7 +89,8 @@ def policy_gradient(
         start: ``(weights) -> state of the optimiser``.
         update: ``(weights, state of the optimiser, Batch) -> both``.
         batch: B.
-        memory: K, results that a new one is compared with for its reward.
+        memory: K, results that a new one is compared with.
+        power: a result's reward is the share of those that it beats (`share_beaten`), to this power.
         decay: of the moving average of rewards that is subtracted as the baseline.
         in_flight: Q, at most so many candidates asked and not yet told.
         objectives: M.
@@ -142,17 +145,17 @@ def policy_gradient(
     def enter(state, place, scores, violation):
         """A result that did not fail; the weights are updated where it completes a batch."""
         count, at = state.results.count, state.results.count % batch
-        gain = reward(state.results, scores, violation)
+        reward = share_beaten(state.results, scores, violation) ** power
         state = state._replace(
             results=Results(
                 count=count + 1,
                 scores=state.results.scores.at[count % memory].set(scores),
                 violation=state.results.violation.at[count % memory].set(violation),
             ),
-            baseline=decay * state.baseline + (1 - decay) * gain,
+            baseline=decay * state.baseline + (1 - decay) * reward,
             rows=state.rows.at[at].set(state.waiting_rows[place]),
             log_probs=state.log_probs.at[at].set(state.waiting_log_probs[place]),
-            rewards=state.rewards.at[at].set(gain),
+            rewards=state.rewards.at[at].set(reward),
         )
         return jax.lax.cond(at == batch - 1, learn, lambda state: state, state)
 

@@ -25,6 +25,7 @@ def ppo(
     entropy: float = 0.03,
     baseline_decay: float = 0.9,
     memory: int = 32,
+    power: float = 3.0,
     hidden: int = 100,
     in_flight: int = 256,
     objectives: int = 1,
@@ -40,8 +41,8 @@ def ppo(
         learning_rate: of Adam.
         entropy: weight of the entropy bonus.
         baseline_decay: of the moving average.
-        memory: a result's reward is the share of so many last ones that it dominates
-            (`strategies.policy_gradient.reward`).
+        memory: last results that a new one is compared with.
+        power: a result's reward is the share of those that it beats, to this power. The paper cubes its accuracy.
         hidden: units of the LSTM.
         in_flight: at most so many candidates asked and not yet told.
         objectives: M, scores per candidate.
@@ -52,7 +53,7 @@ def ppo(
 
     The probability of the whole row is clipped, one action as the reward is one: NASNet and MnasNet do not say more.
     """
-    check_rates("ppo", learning_rate=learning_rate, entropy=entropy, clip=clip)
+    check_rates("ppo", learning_rate=learning_rate, entropy=entropy, power=power, clip=clip)
     if epochs < 1:
         raise BadInput(f"ppo: epochs is {epochs}; it must be at least 1")
     control, adam = controller(space, hidden), optax.adam(learning_rate)
@@ -76,6 +77,7 @@ def ppo(
         "entropy": entropy,
         "baseline_decay": baseline_decay,
         "memory": memory,
+        "power": power,
         "hidden": hidden,
         "in_flight": in_flight,
     }
@@ -88,6 +90,7 @@ def ppo(
         update,
         batch=batch,
         memory=memory,
+        power=power,
         decay=baseline_decay,
         in_flight=in_flight,
         objectives=objectives,

@@ -21,6 +21,7 @@ def reinforce(
     entropy: float = 0.03,
     baseline_decay: float = 0.9,
     memory: int = 32,
+    power: float = 3.0,
     hidden: int = 100,
     in_flight: int = 256,
     objectives: int = 1,
@@ -34,8 +35,8 @@ def reinforce(
         learning_rate: of Adam.
         entropy: weight of the entropy bonus.
         baseline_decay: of the moving average.
-        memory: a result's reward is the share of so many last ones that it dominates
-            (`strategies.policy_gradient.reward`).
+        memory: last results that a new one is compared with.
+        power: a result's reward is the share of those that it beats, to this power. The paper cubes its accuracy.
         hidden: units of the LSTM.
         in_flight: at most so many candidates asked and not yet told.
         objectives: M, scores per candidate.
@@ -44,7 +45,7 @@ def reinforce(
     Raises:
         BadInput: a size below 1, a negative weight or rate, or a decay outside of [0, 1).
     """
-    check_rates("reinforce", learning_rate=learning_rate, entropy=entropy)
+    check_rates("reinforce", learning_rate=learning_rate, entropy=entropy, power=power)
     control, adam = controller(space, hidden), optax.adam(learning_rate)
 
     def loss(weights, seen):
@@ -61,6 +62,7 @@ def reinforce(
         "entropy": entropy,
         "baseline_decay": baseline_decay,
         "memory": memory,
+        "power": power,
         "hidden": hidden,
         "in_flight": in_flight,
     }
@@ -73,6 +75,7 @@ def reinforce(
         update,
         batch=batch,
         memory=memory,
+        power=power,
         decay=baseline_decay,
         in_flight=in_flight,
         objectives=objectives,
