@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from nas.errors import BadInput
 from nas.objective import dominates
 from nas.space import SearchSpace
-from nas.strategy import Asked, Strategy, check_told, never_done
+from nas.strategy import Asked, Strategy, check_told, first_rows, never_done, starting
 from strategies.controller import Controller, Weights
 
 
@@ -73,6 +73,7 @@ def policy_gradient(
     power: float,
     decay: float,
     in_flight: int,
+    first: Any,
     objectives: int,
     constraints: int,
 ) -> Strategy:
@@ -93,17 +94,19 @@ def policy_gradient(
         power: a result's reward is the share of those that it beats (`share_beaten`), to this power.
         decay: of the moving average of rewards that is subtracted as the baseline.
         in_flight: Q, at most so many candidates asked and not yet told.
+        first: rows that are asked before all others, or None.
         objectives: M.
         constraints: C.
 
     Raises:
-        BadInput: a size below 1, or a decay outside of [0, 1).
+        BadInput: a size below 1, a decay outside of [0, 1), or a row of `first` that is none of the space.
     """
     for key, value in dict(batch=batch, memory=memory, in_flight=in_flight).items():
         if value < 1:
             raise BadInput(f"{name}: {key} is {value}; it must be at least 1")
     if not 0 <= decay < 1:
         raise BadInput(f"{name}: baseline_decay is {decay}; it must be from 0 to below 1")
+    first = first_rows(space, first)
 
     def init(key):
         key, draw = jax.random.split(key)
@@ -134,50 +137,53 @@ def policy_gradient(
         ids = jnp.where(asked, state.asked + jnp.arange(n, dtype=jnp.int32), -1)
         drawn = control.draw(state.weights, jax.vmap(jax.random.fold_in, (None, 0))(state.key, ids))
         untrained = jnp.full(n, state.results.count < batch)  # uniform, as random search
+        rows, random = jax.vmap(lambda *each: starting(first, *each))(ids, drawn.row, untrained)
+        log_probs = control.read(state.weights, rows).log_prob if len(first) else drawn.log_prob
         state = state._replace(
             asked=state.asked + asked.sum(dtype=jnp.int32),
             waiting=state.waiting.at[free].set(ids, mode="drop"),
-            waiting_rows=state.waiting_rows.at[free].set(drawn.row, mode="drop"),
-            waiting_log_probs=state.waiting_log_probs.at[free].set(drawn.log_prob, mode="drop"),
+            waiting_rows=state.waiting_rows.at[free].set(rows, mode="drop"),
+            waiting_log_probs=state.waiting_log_probs.at[free].set(log_probs, mode="drop"),
         )
-        return Asked(ids, drawn.row, jnp.zeros(n, jnp.int32), untrained), state
+        return Asked(ids, rows, jnp.zeros(n, jnp.int32), random), state
 
-    def enter(state, place, scores, violation):
-        """A result that did not fail; the weights are updated where it completes a batch."""
-        count, at = state.results.count, state.results.count % batch
-        reward = share_beaten(state.results, scores, violation) ** power
-        state = state._replace(
-            results=Results(
-                count=count + 1,
-                scores=state.results.scores.at[count % memory].set(scores),
-                violation=state.results.violation.at[count % memory].set(violation),
-            ),
-            baseline=decay * state.baseline + (1 - decay) * reward,
-            rows=state.rows.at[at].set(state.waiting_rows[place]),
-            log_probs=state.log_probs.at[at].set(state.waiting_log_probs[place]),
-            rewards=state.rewards.at[at].set(reward),
-        )
-        return jax.lax.cond(at == batch - 1, learn, lambda state: state, state)
-
-    def learn(state):
-        baseline = state.baseline / (1 - decay ** state.results.count.astype(jnp.float32))
-        seen = Batch(state.rows, state.log_probs, state.rewards - baseline)
-        weights, optimizer = update(state.weights, state.optimizer, seen)
-        return state._replace(weights=weights, optimizer=optimizer)
+    # mapped over seeds, a `cond` would compute both branches: an update for every result
+    @jax.custom_batching.sequential_vmap
+    def learn(due, weights, optimizer, seen):
+        return jax.lax.cond(due, update, lambda weights, optimizer, _: (weights, optimizer), weights, optimizer, seen)
 
     def tell_one(state, told):
         id, scores, violation = told
         place = jnp.argmax(state.waiting == id)
         known = (state.waiting[place] == id) & (id >= 0)
         enters = known & jnp.isfinite(scores).all() & jnp.isfinite(violation).all()
-        state = state._replace(waiting=state.waiting.at[jnp.where(known, place, in_flight)].set(-1, mode="drop"))
-        return jax.lax.cond(enters, enter, lambda state, *_: state, state, place, scores, violation), None
+        count = state.results.count
+        reward = share_beaten(state.results, scores, violation) ** power
+        # what does not enter goes to a place outside of the array: dropped
+        at, held = jnp.where(enters, count % batch, batch), jnp.where(enters, count % memory, memory)
+        state = state._replace(
+            results=Results(
+                count=count + enters,
+                scores=state.results.scores.at[held].set(scores, mode="drop"),
+                violation=state.results.violation.at[held].set(violation, mode="drop"),
+            ),
+            baseline=jnp.where(enters, decay * state.baseline + (1 - decay) * reward, state.baseline),
+            rows=state.rows.at[at].set(state.waiting_rows[place], mode="drop"),
+            log_probs=state.log_probs.at[at].set(state.waiting_log_probs[place], mode="drop"),
+            rewards=state.rewards.at[at].set(reward, mode="drop"),
+            waiting=state.waiting.at[jnp.where(known, place, in_flight)].set(-1, mode="drop"),
+        )
+        baseline = state.baseline / (1 - decay ** jnp.maximum(state.results.count, 1).astype(jnp.float32))
+        seen = Batch(state.rows, state.log_probs, state.rewards - baseline)
+        weights, optimizer = learn(at == batch - 1, state.weights, state.optimizer, seen)
+        return state._replace(weights=weights, optimizer=optimizer), None
 
     def tell(state, ids, scores, violation):
         told = check_told(name, ids, scores, violation, objectives, constraints)
         return jax.lax.scan(tell_one, state, told)[0]
 
-    return Strategy(init, ask, tell, never_done, name, arguments)
+    given = {"first": first.tolist()} if len(first) else {}
+    return Strategy(init, ask, tell, never_done, name, {**arguments, **given})
 
 
 def check_rates(name: str, **rates: float) -> None:
