@@ -154,6 +154,15 @@ def test_what_is_learned_from_is_what_was_drawn_under_that_id():
     assert float(state.log_probs[1]) == pytest.approx(-np.log(3 * 4 * 3), rel=1e-5)  # uniform then
 
 
+def test_rows_given_first_are_asked_first_and_learned_from():
+    given = [[2, 3, 2], [0, 0, 1]]
+    strategy = ppo(SPACE, first=given, **SMALL)
+    asked, state = jax.jit(strategy.ask, static_argnums=1)(strategy.init(jax.random.key(0)), 4)
+    assert asked.row[:2].tolist() == given and asked.random.tolist() == [False, False, True, True]
+    np.testing.assert_allclose(state.waiting_log_probs[:4], -np.log(3 * 4 * 3), rtol=1e-5)
+    assert strategy.arguments["first"] == given
+
+
 def test_share_beaten():
     """By hand: two scores and a limit; the fourth place of the memory is still empty."""
     held = Results(jnp.int32(3), jnp.asarray([[1.0, 5], [2, 2], [9, 9], [0, 0]]), jnp.asarray([[0.0], [0], [1], [0]]))
