@@ -117,9 +117,10 @@ def measure_networks(
             save=lambda: save_samples(path, common, samples),
         )
     ms = np.asarray([samples[name] for name in programs])[:, :rounds, 0]
-    if not (ms > 0).all():
+    found = Measured(rows, ms, stamp, space.fingerprint, quality(ms, load))
+    if not (found.latency_ms > 0).all():
         raise BadInput("measure: some networks are faster than the clock can tell; measure a larger macro or batch")
-    return Measured(rows, ms, stamp, space.fingerprint, quality(ms, load))
+    return found
 
 
 def fitted(space: SearchSpace, found: Measured, *, seed: int = 0) -> Cost:
