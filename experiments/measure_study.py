@@ -13,7 +13,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from hw_models.fit import agreement, fit, usable
+from hw_models.fit import agreement, fit
 from hw_models.measure import measure
 from hw_models.networks import measure_networks
 from hw_models.runtimes import RUNTIMES, pin
@@ -34,10 +34,7 @@ def study(runtime: str, name: str, folder: Path, fitted: int, rounds: int) -> No
     rows, ms = first.rows, first.latency_ms
     chosen = rows[fitted : fitted + REPEATED]
     again = measure_networks(space, macro, rows=chosen, path=where("repeat"), seed=1, **options)
-    # a network of zeros and skips alone takes next to no time; no share of it is a fair measure
-    whole = usable(ms)
-    train, test = np.flatnonzero(whole[:fitted]), fitted + np.flatnonzero(whole[fitted:])
-    few = np.asarray([i for i in test if i < fitted + REPEATED])
+    train, test, few = np.arange(fitted), np.arange(fitted, len(rows)), np.arange(fitted, fitted + REPEATED)
     cost = fit(space, rows[train], ms[train], first.stamp)
     cost.save(where("table"))
 
@@ -61,7 +58,6 @@ def study(runtime: str, name: str, folder: Path, fitted: int, rounds: int) -> No
     Console(width=120).print(table)
     load = f"load {os.getloadavg()[0]:.1f} at the end" if hasattr(os, "getloadavg") else "load not known"
     print(f"{ms.min():.3g} to {ms.max():.3g} ms, median spread over {rounds} rounds {spread:.1%}, {load}")
-    print(f"left out as near zero: {np.sum(~whole)} of {len(ms)} networks")
     print("; ".join(first.notes + again.notes) or "nothing unusual seen")
 
 

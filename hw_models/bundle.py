@@ -12,12 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from hw_models.blocks import distinct
-from hw_models.networks import Measured, quality
+from hw_models.networks import Measured, quality, sample_connected
 from hw_models.onnx_graph import require_onnx, to_onnx
 from hw_models.timing import random_arrays
 from nas.config import make_space, now
-from nas.cost import Stamp, sample_rows
+from nas.cost import Stamp
 from nas.driver import describe_space
 from nas.errors import BadInput
 from nas.files import MAX_JSON_BYTES, read_json, to_json, write_atomic, write_json
@@ -60,7 +59,7 @@ def write_bundle(
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise BadInput(f"bundle {folder}: it exists and is not empty; choose a new folder")
-    rows = distinct(sample_rows(space, 2 * networks + 20, seed))[:networks]
+    rows = sample_connected(space, networks, seed)
     resolved = [space.layers(row) for row in rows]
     size = sum(4 * counts(layers).params for layers in resolved)
     if size > MAX_BYTES:

@@ -1,7 +1,8 @@
 """Whole networks of a space, timed: what tables are fitted to and tested on."""
 
+import itertools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,6 +17,7 @@ from hw_models.timing import fill
 from nas.cost import Cost, Stamp, sample_rows
 from nas.errors import BadInput
 from nas.evaluate import use_compilation_cache
+from nas.layers import Layer
 from nas.space import Macro, SearchSpace
 
 DRIFT = 0.03  # of the last third of the rounds against the first; a quiet machine stays within 0.01
@@ -99,8 +101,7 @@ def measure_networks(
     program = program_of(runtime, batch=batch, dtype=dtype, seed=seed)
     use_compilation_cache()
     if rows is None:
-        # sampled one after the other, so that more networks are the same ones and others
-        rows = distinct(sample_rows(space, 2 * networks + 20, seed))[:networks]
+        rows = sample_connected(space.at(macro), networks, seed)
     common = about(space, stamp, seed)
     samples = open_samples(path, common)
     programs = {network_name(row): space.layers(row, macro) for row in rows}
@@ -123,10 +124,29 @@ def measure_networks(
     return found
 
 
+def sample_connected(space: SearchSpace, networks: int, seed: int) -> np.ndarray:
+    """int32[N, L]: distinct random networks; with the same seed more of them are the same ones and others.
+
+    Networks whose output does not depend on the image, as where zeros cut every path, are left out: a runtime computes
+    nothing of them, and one such figure spoils a regression of relative errors.
+    """
+    rows = distinct(sample_rows(space, 2 * networks + 20, seed))
+    found = (row for row in rows if connected(space.layers(row)))
+    return np.asarray(list(itertools.islice(found, networks)), np.int32)
+
+
+def connected(layers: Sequence[Layer]) -> bool:
+    """Whether the output of a network depends on its input."""
+    depends: list[bool] = []
+    for layer in layers:
+        depends.append(layer.op == "input" or any(depends[i] for i in layer.inputs))
+    return depends[-1]
+
+
 def fitted(space: SearchSpace, found: Measured, *, seed: int = 0) -> Cost:
     """The table fitted to measured networks (`hw_models.fit.fit`), which keeps them and the notes in ``details``.
 
-    Networks near zero, such as one of zeros and skips alone, are left out, and a note says so.
+    Figures near zero, which no network has, are left out, and a note says so.
 
     Raises:
         BadInput: too few networks.
@@ -134,7 +154,7 @@ def fitted(space: SearchSpace, found: Measured, *, seed: int = 0) -> Cost:
     ms, notes = found.latency_ms, found.notes
     good = usable(ms)
     if not good.all():
-        notes += (f"{(~good).sum()} of {len(ms)} networks are near zero and left out",)
+        notes += (f"{(~good).sum()} of {len(ms)} figures are near zero and left out",)
     stamp = replace(found.stamp, source="; ".join((found.stamp.source, *notes)))
     cost = fit(space, found.rows[good], ms[good], stamp, seed=seed)
     each = zip(found.rows, ms, found.spread, strict=True)

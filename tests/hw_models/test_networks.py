@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hw_models.measure import measure
-from hw_models.networks import Measured, measure_networks, quality
+from hw_models.networks import Measured, connected, measure_networks, quality, sample_connected
 from hw_models.runtimes import pin
 from nas.errors import BadInput
 from nas.space import Macro
@@ -50,6 +50,15 @@ def test_more_networks_are_the_same_ones_and_others(tmp_path):
     with pytest.raises(BadInput, match="measured with batch 1, not 2"):
         measure_networks(SPACE, networks=5, **options, batch=2)
     assert json.loads(options["path"].read_text()) == before
+
+
+def test_networks_that_are_cut_off_are_not_sampled():
+    cut = [[2, 1, 3, 0, 0, 0], [0, 3, 3, 0, 3, 0], [0, 0, 2, 0, 4, 0]]  # every path to the last node has a zero
+    assert not any(connected(SPACE.layers(row)) for row in cut)
+    assert connected(SPACE.layers([0, 0, 0, 1, 0, 0])) and connected(SPACE.layers(MOST))
+    rows = sample_connected(SPACE, 200, seed=0)
+    paths = lambda e: e[3] or (e[0] and e[4]) or (e[1] and e[5]) or (e[0] and e[2] and e[5])  # noqa: E731
+    assert len(rows) == 200 and all(paths(row) for row in rows.tolist())
 
 
 def steady(networks=20, rounds=15, seed=0):
