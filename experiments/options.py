@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+import hw_models
 from hw_models.block_table import SCHEMA, load_blocks
 from nas.config import macro_to_json
 from nas.cost import Cost, load_cost
@@ -168,6 +169,8 @@ def read_costs(items: list[str], space: SearchSpace, measure: Callable[[str], Co
                 )
             costs[name] = measure(name)
         else:
+            if value.startswith("table:"):
+                value = str(shipped(value.removeprefix("table:"), f"--cost {name}"))
             if not Path(value).exists():
                 raise BadInput(f"--cost {name}={value}: no such file; give a table (.json) or the word 'measure'")
             if read_json(value, "cost table").get("schema") == SCHEMA:
@@ -176,6 +179,18 @@ def read_costs(items: list[str], space: SearchSpace, measure: Callable[[str], Co
             costs[name] = load_cost(value, space)
             _check_frame(costs[name], space.macro, f"--cost {name}={value}")
     return costs
+
+
+def shipped(table: str, where: str) -> Path:
+    """A table that comes with the toolkit, by name.
+
+    Raises:
+        BadInput: no such table; says the nearest.
+    """
+    tables = {path.stem: path for path in (Path(hw_models.__file__).parent / "tables").glob("*.json")}
+    if table not in tables:
+        raise BadInput(f"{where}: no table '{table}' comes with the toolkit; {suggest(table, tables)}")
+    return tables[table]
 
 
 def _check_frame(cost, macro, where):

@@ -22,7 +22,7 @@ def read_known(space: SearchSpace, path: Path, arch_column: str, arch_table: Pat
     columns, rows = table_rows(space, path, arch_column, arch_table)
     found = {}
     for name, cells in columns.items():
-        if name == arch_column or chip_of(name) in (chip_of(device), *SIMULATED) or name.endswith("_std_ms"):
+        if name in ("index", arch_column) or chip_of(name) in (chip_of(device), *SIMULATED) or name.endswith("_std_ms"):
             continue
         try:
             values = np.asarray([float(cell) if cell.strip() else np.nan for cell in cells])
