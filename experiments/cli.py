@@ -115,6 +115,7 @@ def describe(
     cost: CostOption = [],  # noqa: B006
     proxies: Annotated[str | None, typer.Option(help="zero-cost proxies to compute, such as synflow,naswot")] = None,
     data: Annotated[str, typer.Option(help="images for the proxies")] = "digits",
+    roofline: Annotated[str | None, typer.Option(help="peak GFLOP/s and GB/s of a device, such as 350,20")] = None,
     width: Width = None,
     depth: Depth = None,
     space: Own = None,
@@ -123,7 +124,7 @@ def describe(
     """Say what an architecture is and costs."""
     from experiments import model_commands
 
-    model_commands.describe(config, cost, proxies, data, width, depth, space, json_)
+    model_commands.describe(config, cost, proxies, data, roofline, width, depth, space, json_)
 
 
 @app.command()

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import jax
@@ -18,6 +18,7 @@ from experiments.options import (
     read_costs,
     split_sets,
 )
+from hw_models.roofline import roofline
 from nas import config as configs
 from nas.cost import count_costs
 from nas.data import load
@@ -118,7 +119,7 @@ def evaluate(folder, data_name, split, as_json):
     print(f"{split} accuracy {found['accuracy']:.4f}, loss {found['loss']:.4f}, {found['images']} images")
 
 
-def describe(path, costs, proxies, data_name, width, depth, own, as_json):
+def describe(path, costs, proxies, data_name, peaks, width, depth, own, as_json):
     """`nas describe`."""
     architecture = _load(path, own, width, depth)
     measured = read_costs(costs, architecture.space.at(architecture.macro), None)
@@ -137,6 +138,8 @@ def describe(path, costs, proxies, data_name, width, depth, own, as_json):
     }
     if proxies is not None:
         found["proxies"] = _proxies(architecture, proxies.split(","), data_name)
+    if peaks is not None:
+        found["roofline"] = _roofline(architecture.layers, peaks)
     if as_json:
         return show(found)
     print(f"{found['space']} at {frame(found['macro'])}, {found['layers']} layers")
@@ -150,6 +153,31 @@ def describe(path, costs, proxies, data_name, width, depth, own, as_json):
         print(f"{price['name']} {price['value']:.4g} {stamp['unit']} on {where}")
     for name, value in found.get("proxies", {}).items():
         print(f"{name} {value:.6g} (untrained, a batch of {data_name})")
+    if peaks is not None:
+        _print_roofline(found["roofline"])
+
+
+def _roofline(layers, peaks):
+    """Each layer's bound at batch 1 in float32, with the peaks it is for."""
+    try:
+        gflops, gbytes = map(float, peaks.split(","))
+    except ValueError:
+        raise BadInput(f"--roofline {peaks}: write peak GFLOP/s and GB/s, for example --roofline 350,20") from None
+    bounds = roofline(layers, gflops=gflops, gbytes=gbytes)
+    return {"gflops": gflops, "gbytes": gbytes, "batch": 1, "dtype": "float32", "layers": [asdict(b) for b in bounds]}
+
+
+def _print_roofline(found):
+    from rich.console import Console
+    from rich.table import Table
+
+    title = f"roofline of {found['gflops']:g} GFLOP/s and {found['gbytes']:g} GB/s, batch 1, float32"
+    table = Table("layer", "macs", "bytes", "FLOP/byte", "bound by", "at least, ms", title=title, title_justify="left")
+    for b in found["layers"]:
+        bound = "memory" if b["memory_bound"] else "arithmetic"
+        figures = f"{b['macs']:,}", f"{b['bytes']:,}", f"{b['intensity']:.1f}", bound, f"{b['least_ms']:.2g}"
+        table.add_row(b["name"], *figures)
+    Console(width=140).print(table)
 
 
 def _proxies(architecture, names, data_name):

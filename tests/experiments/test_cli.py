@@ -126,6 +126,13 @@ def test_import_describe_export_nasbench201(nas, tmp_path):
     assert not code
     code, out, _ = nas("describe", tmp_path / "a.json", "--json")
     assert json.loads(out)["params"] == 1_288_506  # the paper's table
+    code, out, _ = nas("describe", tmp_path / "a.json", "--roofline", "350,20", "--json")
+    under = json.loads(out)
+    assert not code and sum(layer["macs"] for layer in under["roofline"]["layers"]) == under["macs"]
+    code, out, _ = nas("describe", tmp_path / "a.json", "--roofline", "350,20")
+    assert not code and "roofline of 350 GFLOP/s and 20 GB/s" in out and "arithmetic" in out
+    code, _, err = nas("describe", tmp_path / "a.json", "--roofline", "350")
+    assert code == 2 and "--roofline 350,20" in err
     code, out, _ = nas("export", tmp_path / "a.json", "--to", "nb201")
     assert not code and out.strip() == ARCH
     pytest.importorskip("onnx", reason="the extra 'onnx' is not installed")
