@@ -187,7 +187,57 @@ def test_keys_of_equal_blocks_are_equal_and_of_others_not():
             assert seen.setdefault(block, own) == own
 
 
-# ---- tables ------------------------------------------------------------------------------------------------------
+# ---- tables of latencies -----------------------------------------------------------------------------------------
+def by_once_for_all(key, expand):
+    """The key under which once-for-all's and ProxylessNAS's tables have a block."""
+    flat = ["x".join(map(str, (1, 1, *shape)[-3:])) for shape in (key.inputs[0], key.output)]
+    if not key.kind.startswith("mbconv"):
+        names = dict(stem="Conv", final_conv="Conv_1", pool="AvgPool2D", feature_mix="Conv_2", logits="Logits")
+        out = str(key.output[-1]) if key.kind in ("logits", "head") else flat[1]
+        return f"{(names | {'head': 'Logits'})[key.kind]}-input:{flat[0]}-output:{out}"
+    a = key.attributes
+    found = f"expanded_conv-input:{flat[0]}-output:{flat[1]}-expand:{expand(key)}-kernel:{a['kernel']}"
+    return f"{found}-stride:{a['stride']}-idskip:{a['skip']}"
+
+
+def keys_of(path):
+    return {line.rstrip(":") for line in path.read_text().splitlines() if not line.startswith(" ")}
+
+
+def test_every_block_of_proxylessnas_is_in_its_table(published):
+    table, space = keys_of(published("proxylessnas/pixel1_mobile_trim.yaml")), proxylessnas()
+    for row in np.random.default_rng(0).integers(0, space.cardinalities, (20, space.length)):
+        for key in blocks(space.layers(row)):
+            ratio = lambda key: key.attributes["mid"] // key.inputs[0][-1]  # noqa: E731
+            assert by_once_for_all(key, ratio) in table
+
+
+def test_every_block_of_once_for_all_is_in_its_table(published):
+    table = keys_of(published("ofa/note10_lut/224_lookup_table.yaml"))
+    hard, se = {"activation": "hard_swish"}, {"se": 0.25}
+    options = {"kernel": (3, 5, 7), "expand": (3, 4, 6)}
+    plan = ((32, 2, {}), (48, 2, se), (96, 2, hard), (136, 1, hard | se), (192, 2, hard | se))
+    frame = Frame(
+        24,
+        (Stage(24, 1, 1, {"expand": 1}), *(Stage(c, 4, s, fixed, options) for c, s, fixed in plan)),
+        head=1152,
+        features=1536,
+        activation="hard_swish",
+    )
+    space = mobile_space("toy", frame, macro=Macro(24, 1, (224, 224, 3), 1000))
+    seen = set()
+    for row in np.random.default_rng(0).integers(0, space.cardinalities, (60, space.length)):
+        for key in blocks(space.layers(row)):
+            name = by_once_for_all(key, lambda key: key.attributes["mid"])
+            if key.kind.startswith("mbconv"):
+                a = key.attributes
+                name += f"-se:{int(a['se'] > 0)}-hs:{int(a['activation'] == 'hard_swish')}"
+            assert name in table
+            seen.add(name)
+    assert seen == table, "and the table has no others"
+
+
+# ---- rows of tables ----------------------------------------------------------------------------------------------
 def test_fbnet_reads_helps_rows(published):
     space = fbnet()
     with gzip.open(published("help/fbnet_latency.csv.gz"), "rt") as file:
