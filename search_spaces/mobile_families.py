@@ -70,7 +70,9 @@ def proxylessnas(blocks: Sequence[str] = PROXYLESSNAS, most_layers: int | None =
     )
 
 
-def mnasnet(blocks: Sequence[str] = MNASNET, most_layers: int | None = None, width: int = 32) -> SearchSpace:
+def mnasnet(
+    blocks: Sequence[str] = MNASNET, stages: int = 7, most_layers: int | None = None, width: int = 32
+) -> SearchSpace:
     """MnasNet's factorised space: block, kernel, squeeze-and-excitation, skip, channels and layers of 7 stages.
 
     Tan et al., "MnasNet: Platform-Aware Neural Architecture Search for Mobile", CVPR 2019. All layers of a stage are
@@ -81,11 +83,14 @@ def mnasnet(blocks: Sequence[str] = MNASNET, most_layers: int | None = None, wid
 
     Args:
         blocks: the operations.
+        stages: the first so many of the 7, for a smaller program.
         most_layers: of a stage, for a smaller program than the published one.
         width: of the stem.
     """
-    stages = []
-    for channels, layers, stride in MOBILENET_V2:
+    if isinstance(stages, bool) or not isinstance(stages, int) or not 1 <= stages <= len(MOBILENET_V2):
+        raise BadInput(f"mnasnet: stages is {stages!r}; it must be a whole number from 1 to {len(MOBILENET_V2)}")
+    found = []
+    for channels, layers, stride in MOBILENET_V2[:stages]:
         options = {
             "channels": tuple(sorted({divisible(channels * m) for m in (0.75, 1, 1.25)})),
             "layers": tuple(sorted({max(1, n) for n in (layers - 1, layers, layers + 1)})),
@@ -94,14 +99,14 @@ def mnasnet(blocks: Sequence[str] = MNASNET, most_layers: int | None = None, wid
             "se": (0, 0.25),
             "skip": ("none", "identity", "pool"),
         }
-        stages.append(Stage(channels, layers, stride, options=options))
+        found.append(Stage(channels, layers, stride, options=options))
     return mobile_space(
         "mnasnet",
-        Frame(32, tuple(stages), 1280, style=Style(gate="sigmoid")),
+        Frame(32, tuple(found), 1280, style=Style(gate="sigmoid")),
         per="stage",
         macro=Macro(width, 1, (224, 224, 3), 1000),
         most_layers=most_layers,
-        arguments={"blocks": list(blocks)},
+        arguments={"blocks": list(blocks), "stages": stages},
     )
 
 

@@ -27,7 +27,7 @@ TABLE = [
     ("nas_bench_macro", {"most_layers": 1}, Macro(8, 1, (8, 8, 3), 10)),
     ("fbnet", {"blocks": ["k3_e1_g2", "skip"], "most_layers": 1, "head": 64}, Macro(4, 1, (8, 8, 3), 10)),
     ("proxylessnas", {"blocks": ["k3_e3"], "most_layers": 2}, Macro(4, 1, (8, 8, 3), 10)),
-    ("mnasnet", {"blocks": ["sep_conv"], "most_layers": 2}, Macro(4, 1, (8, 8, 3), 10)),
+    ("mnasnet", {"blocks": ["conv", "sep_conv"], "most_layers": 2, "stages": 2}, Macro(4, 1, (8, 8, 3), 10)),
     (
         "mobile",
         {"base": "mobilenet_v3_small", "block": ["conv"], "kernel": [], "expand": [], "most_layers": 1},

@@ -138,6 +138,7 @@ def test_block_names_set_properties(name, properties):
         (lambda: mobile(channels=[True]), "channels"),
         (lambda: mobile(channels=[-1]), "channels"),
         (lambda: mobile(layers=[0.5]), "layers"),
+        (lambda: mnasnet(stages=8), "stages"),
         (lambda: fbnet(blocks=["k3_e"]), "k3_e"),
         (lambda: fbnet(blocks=["k3_x2"]), "k3_x2"),
         (lambda: fbnet(blocks=["skip", "skip"]), "different"),
