@@ -198,7 +198,13 @@ COUNTED = ("params", "macs")  # the baselines that a proxy has to beat
 
 # ---- many rows ---------------------------------------------------------------------------------------------------
 def proxies(
-    space: SearchSpace, names: Sequence[str], batch: Batch, *, macro: Macro | None = None, seed: int = 0
+    space: SearchSpace,
+    names: Sequence[str],
+    batch: Batch,
+    *,
+    macro: Macro | None = None,
+    seed: int = 0,
+    scale: float = 1.0,
 ) -> Callable[[Archs], Any]:
     """``rows int32[N, L] -> float32[N, F]``, a column for each name, by one program that is compiled at the first row.
 
@@ -212,6 +218,8 @@ def proxies(
         batch: images and labels.
         macro: the frame; its input becomes that of the images. None: the space's.
         seed: of the weights.
+        scale: that kernels are multiplied by; snip, grad_norm and fisher depend on it. ``6 ** -0.5`` gives convolutions
+            the variance of PyTorch's default, which is a sixth of ours.
 
     Raises:
         BadInput: an unknown name.
@@ -221,7 +229,7 @@ def proxies(
     frame = replace(macro or space.macro, input=(height, width, channels))
     counted = count_costs(space, frame)
     computed = [n for n in names if n in PROXIES]
-    score, key = scorer(space.supernet(frame), computed), jax.random.key(seed)
+    score, key = scorer(space.supernet(frame), computed, scale), jax.random.key(seed)
 
     def scores(rows):
         traced = isinstance(rows, jax.core.Tracer)
@@ -237,8 +245,10 @@ def proxies(
     return scores
 
 
-def scorer(supernet: Supernet, names: Sequence[str]) -> Callable[[Any, Batch, jax.Array], dict[str, jax.Array]]:
-    """``(row, batch, key) -> {name: float32}``, jitted: the proxies of newly drawn weights.
+def scorer(
+    supernet: Supernet, names: Sequence[str], scale: float = 1.0
+) -> Callable[[Any, Batch, jax.Array], dict[str, jax.Array]]:
+    """``(row, batch, key) -> {name: float32}``, jitted: the proxies of newly drawn weights, kernels times `scale`.
 
     Raises:
         BadInput: an unknown name.
@@ -248,6 +258,7 @@ def scorer(supernet: Supernet, names: Sequence[str]) -> Callable[[Any, Batch, ja
     @jax.jit
     def score(row, batch, key):
         weights, stats = supernet.init(key, row)
+        weights = _replaced(weights, "kernel", {name: scale * kernel for name, kernel in _kernels(weights).items()})
         network = (supernet, weights, stats, row, batch)
         shared = sensitivity(*network) if {"snip", "grad_norm", "fisher"} & set(names) else {}
         return {name: shared[name] if name in shared else PROXIES[name](*network) for name in names}
