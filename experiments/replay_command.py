@@ -94,6 +94,9 @@ def make(name: str, table: Benchmark, queries: int, settings: Mapping[str, Any] 
     """
     factory = STRATEGIES[name]
     given = {**SETTINGS.get(name, {}), **(settings or {})}
+    if "capacity" in inspect.signature(factory).parameters:
+        # networks that a partial table does not hold cost nothing, and take a place all the same
+        given.setdefault("capacity", queries if table.complete else max(256, 4 * queries))
     strategy = call(name, factory, table.space, **given, **resources(factory, table, queries))
     population = strategy.arguments.get("population", 0)
     if population > queries:

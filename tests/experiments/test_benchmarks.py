@@ -10,6 +10,7 @@ import pytest
 
 from experiments.benchmarks import _graph, find, load, transnas_macro
 from experiments.own_table import from_csv
+from experiments.replay_command import make
 from nas.errors import BadInput
 from nas.space import all_rows
 from search_spaces import SPACES
@@ -50,6 +51,12 @@ def test_features_of_nasbench201_come_with_their_price(named):
     assert found[1, 1] > found[0, 1] and np.isfinite(table.features).all()
     # 15,625 forward passes, a third of a step each, where an epoch is 98 steps
     assert "costs about 53 epochs" in table.notes[0]
+
+
+def test_a_strategy_of_fixed_capacity_is_as_large_as_the_budget_unless_told_otherwise(named):
+    table = named("nasbench201", "cifar10")
+    assert make("predictor", table, 30).arguments["capacity"] == 30
+    assert make("predictor", table, 30, {"capacity": 40}).arguments["capacity"] == 40
 
 
 def test_nats_size_is_the_whole_space_of_widths(named, published):
