@@ -163,7 +163,7 @@ def regress(space: SearchSpace, rows: np.ndarray, values: np.ndarray) -> tuple[f
     for shares in SHARES[: 2 if terms.paired else 1]:
         found.append([])
         for share in shares:
-            kernel = sum(s * k for s, k in zip(share, kernels, strict=True) if s)
+            kernel = np.tensordot(np.asarray(share), np.stack(kernels), 1)
             found[-1] += [(Settings(share, *head), base, alpha) for *head, base, alpha in ridge(kernel, weights)]
     ranked = [sorted(some, key=lambda one: one[0].error) for some in found]
     if len(ranked) == 2 and ranked[1][0][0].error < WORTH**2 * ranked[0][0][0].error:

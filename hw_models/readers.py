@@ -71,7 +71,8 @@ def import_blocks(
     units = UNITS["latency"][1]
     if unit is not None and unit not in units:
         raise BadInput(f"--unit: '{unit}' is no unit of latency; {suggest(unit, units)}")
-    factor, entries, dropped, base = units[unit or known.unit], {}, 0, None
+    factor, dropped, base = units[unit or known.unit], 0, None
+    entries: dict[str, dict[str, float]] = {}
     for side, key, value in known.read(Path(source), column or ""):
         if not math.isfinite(value) or value <= 0:
             dropped += 1
