@@ -148,6 +148,7 @@ def main(o: Options) -> None:
         return tune.search(space, strategy, evaluation, out=folder, observer=observer, **cluster, **common)
 
     sized = _sized(o, out, takers["strategy"], sets["strategy"], evaluation.recipe.epochs)
+    _check_population(o, sets["strategy"].get("population"))
     sets["strategy"] = sized | sets["strategy"]
     sets["strategy"] |= _first(o, out, sets["strategy"], space=space, macro=search_macro, data=data)
     result = run(o.strategy, sets["strategy"], out)
@@ -175,6 +176,13 @@ def _sized(o, out, takes, given, epochs):
         chosen |= {"population": population, "tournament": max(2, population // 4), "capacity": max(256, o.trials)}
         chosen |= {} if "budget" in given else {"trainings": o.trials}
     return {name: value for name, value in chosen.items() if name in takes}
+
+
+def _check_population(o, population):
+    if isinstance(population, int) and o.trials is not None and population > o.trials:
+        raise BadInput(
+            f"--set population={population}: larger than the budget of {o.trials} trials; make one fit the other"
+        )
 
 
 def _first(o, out, arguments, **where):

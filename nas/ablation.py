@@ -7,6 +7,7 @@ import numpy as np
 
 from nas.page import escape, table
 from nas.result import Result, Trial
+from nas.summary import finished
 from nas.wording import cost_columns, cost_name, cost_text, value_text
 
 
@@ -40,9 +41,9 @@ def one_change(result: Result) -> list[Change]:
     best, found = result.best, dict[tuple[int, int], Trial]()
     if best is None:
         return []
-    for trial in result.trials:
+    for trial in finished(result):
         (places,) = np.nonzero(trial.row != best.row)
-        if trial.status == "finished" and len(places) == 1:
+        if len(places) == 1:
             found.setdefault((int(places[0]), int(trial.row[places[0]])), trial)
     changes = []
     for (i, option), trial in sorted(found.items()):

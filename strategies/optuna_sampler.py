@@ -15,7 +15,7 @@ import numpy as np
 
 from nas.errors import BadInput
 from nas.space import SearchSpace
-from nas.strategy import Asked, Strategy, check_told, never_done
+from nas.strategy import Asked, Strategy, check_told, first_rows, never_done
 
 if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
@@ -39,6 +39,7 @@ def tpe(
     n_ei_candidates: int = 24,
     multivariate: bool = True,
     group: bool = False,
+    first: Any = None,
     objectives: int = 1,
     constraints: int = 0,
 ) -> Strategy:
@@ -50,6 +51,7 @@ def tpe(
         n_ei_candidates: samples of which the one with the best expected improvement is asked.
         multivariate: one density over all decisions instead of one each.
         group: with `multivariate`, a density for each set of decisions that are active together.
+        first: rows int[K, L] that are asked before any other, as enqueued trials.
         objectives: M, scores per candidate.
         constraints: C, violations per candidate.
 
@@ -65,20 +67,25 @@ def tpe(
         group=group,
     )
     sampler = _make("tpe", "TPESampler", arguments)
-    return _strategy(space, sampler, "tpe", arguments, objectives, constraints, n_startup_trials)
+    return _strategy(space, sampler, "tpe", arguments, objectives, constraints, n_startup_trials, first)
 
 
-def nsga2(space: SearchSpace, *, population: int = 50, objectives: int = 1, constraints: int = 0) -> Strategy:
+def nsga2(
+    space: SearchSpace, *, population: int = 50, first: Any = None, objectives: int = 1, constraints: int = 0
+) -> Strategy:
     """NSGA-II with uniform crossover, generation after generation; Optuna's default population.
 
     A generation ends when `population` of it have finished, so results may come in any order and no worker waits.
+    `first` are rows int[K, L] that are asked before any other.
     """
-    return _genetic(space, "nsga2", "NSGAIISampler", population, objectives, constraints)
+    return _genetic(space, "nsga2", "NSGAIISampler", population, first, objectives, constraints)
 
 
-def nsga3(space: SearchSpace, *, population: int = 50, objectives: int = 1, constraints: int = 0) -> Strategy:
+def nsga3(
+    space: SearchSpace, *, population: int = 50, first: Any = None, objectives: int = 1, constraints: int = 0
+) -> Strategy:
     """NSGA-III: as `nsga2`, but reference directions keep the front spread; for three objectives and more."""
-    return _genetic(space, "nsga3", "NSGAIIISampler", population, objectives, constraints)
+    return _genetic(space, "nsga3", "NSGAIIISampler", population, first, objectives, constraints)
 
 
 def optuna_random(space: SearchSpace, *, objectives: int = 1, constraints: int = 0) -> Strategy:
@@ -110,9 +117,9 @@ def optuna_sampler(
     return _strategy(space, sampler, "optuna_sampler", {"sampler": name}, objectives, constraints, 0)
 
 
-def _genetic(space, name, kind, population, objectives, constraints):
+def _genetic(space, name, kind, population, first, objectives, constraints):
     sampler = _make(name, kind, {"population_size": _at_least(name, "population", population, 2)})
-    return _strategy(space, sampler, name, {"population": population}, objectives, constraints, population)
+    return _strategy(space, sampler, name, {"population": population}, objectives, constraints, population, first)
 
 
 def _at_least(name, what, value, least):
@@ -131,9 +138,9 @@ def _make(name, kind, arguments):
         raise BadInput(f"{name}: {_line(error)}") from None
 
 
-def _strategy(space, sampler, name, arguments, objectives, constraints, startup=None):
+def _strategy(space, sampler, name, arguments, objectives, constraints, startup=None, first=None):
     """`startup`: candidates asked while fewer have finished are random draws; None: all are."""
-    masks = jax.jit(space.masks)
+    masks, first = jax.jit(space.masks), first_rows(space, first)
     held: list[tuple[State, _Study]] = []  # the study of the latest state; a cache, correct without it
 
     def study_of(state):
@@ -141,7 +148,7 @@ def _strategy(space, sampler, name, arguments, objectives, constraints, startup=
         if held and held[0][0] is state:
             return held.pop()[1]
         held.clear()
-        study = _Study(space, masks, sampler, state.key, objectives)
+        study = _Study(space, masks, sampler, state.key, objectives, first)
         for asked in range(len(state.rows) + 1):
             for i in np.flatnonzero(state.after == asked):
                 study.tell(state.told[i], state.scores[i], state.violation[i])
@@ -160,19 +167,19 @@ def _strategy(space, sampler, name, arguments, objectives, constraints, startup=
         )
 
     def ask(state, n):
-        study, first = study_of(state), len(state.rows)
+        study = study_of(state)
         rows = np.stack([study.ask() for _ in range(n)])
         random = startup is None or int(np.isfinite(state.scores).all(-1).sum()) < startup
         state = state._replace(rows=np.concatenate([state.rows, rows]))
         held[:] = [(state, study)]
-        ids = np.arange(first, first + n, dtype=np.int32)
-        return Asked(ids, rows, np.zeros(n, np.int32), np.full(n, random)), state
+        ids = np.arange(len(state.rows) - n, len(state.rows), dtype=np.int32)
+        return Asked(ids, rows, np.zeros(n, np.int32), random & (ids >= len(first))), state
 
     def tell(state, ids, scores, violation):
         told = check_told(name, ids, scores, violation, objectives, constraints)
         ids, scores, violation = map(np.asarray, told)
-        first = np.unique(ids, return_index=True)[1]  # an id told twice counts once
-        new = [i for i in sorted(first) if 0 <= ids[i] < len(state.rows) and ids[i] not in state.told]
+        once = np.unique(ids, return_index=True)[1]  # an id told twice counts once
+        new = [i for i in sorted(once) if 0 <= ids[i] < len(state.rows) and ids[i] not in state.told]
         if not new:
             return state
         study = study_of(state)
@@ -188,17 +195,18 @@ def _strategy(space, sampler, name, arguments, objectives, constraints, startup=
         return state
 
     try:
-        _Study(space, masks, sampler, np.zeros(2, np.uint32), objectives).ask()
+        _Study(space, masks, sampler, np.zeros(2, np.uint32), objectives, first[:0]).ask()
     except (ValueError, ImportError) as error:
         what = f"{type(sampler).__name__} with {objectives} objective{'s' * (objectives != 1)}"
         raise BadInput(f"{name}: {what}: {_line(error)}") from None
+    arguments = arguments | ({"first": first.tolist()} if len(first) else {})
     return Strategy(init, ask, tell, never_done, name, arguments, pure=False)
 
 
 class _Study:
     """A study of Optuna over rows, and its open trials."""
 
-    def __init__(self, space, masks, sampler, key, objectives):
+    def __init__(self, space, masks, sampler, key, objectives, first):
         import optuna
 
         self.space, self.masks, self.trials = space, masks, {}
@@ -206,18 +214,27 @@ class _Study:
         _seed(sampler, key.tolist())
         with _quiet():
             self.study = optuna.create_study(directions=["maximize"] * objectives, sampler=sampler)
+            for row in first:
+                named = [self.parameter(row, i) for i in range(len(row))]
+                fixed = {name: int(o) for (name, options), o in zip(named, row, strict=True) if len(options) > 1}
+                self.study.enqueue_trial(fixed)
+
+    def parameter(self, row, i):
+        """Name and options of decision `i` given the earlier ones of `row`."""
+        decision = self.space.decisions[i]
+        options = list(range(len(decision.options)))
+        if self.space.allowed_of is None:
+            return decision.name, options
+        allowed = np.flatnonzero(np.asarray(self.masks(row))[i]).tolist()
+        return decision.name + ("" if allowed == options else f"[{','.join(map(str, allowed))}]"), allowed
 
     def ask(self):
         """int32[L]; the trial runs until it is told."""
         row = np.zeros(self.space.length, np.int32)
         with _quiet():
             trial = self.study.ask()
-            for i, decision in enumerate(self.space.decisions):
-                options, name = list(range(len(decision.options))), decision.name
-                if self.space.allowed_of is not None:
-                    allowed = np.flatnonzero(np.asarray(self.masks(row))[i]).tolist()
-                    name += "" if len(allowed) == len(options) else f"[{','.join(map(str, allowed))}]"
-                    options = allowed
+            for i in range(self.space.length):
+                name, options = self.parameter(row, i)
                 row[i] = options[0] if len(options) == 1 else trial.suggest_categorical(name, tuple(options))
         self.trials[len(self.trials)] = trial
         return row

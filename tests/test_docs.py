@@ -36,6 +36,7 @@ def shrunk(code: str) -> str:
     """The same code with two candidates of one epoch: the numbers that a reader changes first."""
     code, searches = re.subn(r"trials=\d+", "trials=2", code)
     code, recipes = re.subn(r"epochs=\d+", "epochs=1", code)
+    code = re.sub(r"population=\d+", "population=2", code)  # no larger than the trials
     assert searches == recipes == 1
     return code
 
@@ -66,7 +67,7 @@ def test_the_search_of_the_readme_is_the_same_in_python_and_on_the_command_line(
     best = json.loads(Path("runs/python/best.json").read_text())
     assert str(best["choices"]) in capsys.readouterr().out
     line = next(line for page, line in commands() if page == "README.md")
-    sizes = "--set epochs=1 --set population=8 --set tournament=2"  # what 24 trials would choose by themselves
+    sizes = "--set epochs=1 --set population=2 --set tournament=2"
     run_cli(monkeypatch, f"{line} {sizes}".replace("--trials 24", "--trials 2"))
     assert events(Path("runs/first")) == events(Path("runs/python"))
 

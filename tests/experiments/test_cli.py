@@ -83,6 +83,20 @@ def test_a_search_starts_from_an_architecture_and_the_best_by_proxies(nas, folde
     assert not code, err
 
 
+def test_a_search_keeps_to_edits_of_an_architecture(nas, folder, tmp_path):
+    words = ("--start-from", folder / "best.json", "--edits", 1, "--strategy", "local_search", "--objective", "pareto")
+    code, out, err = nas("search", "--trials", 3, "--out", tmp_path / "e", *words, *FAST, "--json")
+    assert not code, err
+    best = json.loads((folder / "best.json").read_text())["choices"]
+    rows = list(csv.DictReader((tmp_path / "e" / "trials.csv").open()))
+    assert [sum(row[name] != best[name] for name in best) for row in rows] == [0, 1, 1]
+    assert json.loads((tmp_path / "e" / "search.json").read_text())["space"]["view"]["edits"] == 1
+    assert json.loads(out)["hypervolume"]["reference"]["params"] == -max(float(row["params"]) for row in rows)
+    assert "One change from the found network" in (tmp_path / "e" / "report.html").read_text()
+    code, _, err = nas("search", "--trials", 3, "--out", tmp_path / "e", *words, *FAST, "--resume", "--edits", 2)
+    assert code == 2 and "another search" in err
+
+
 def test_report_again(nas, folder):
     (folder / "report.html").unlink()
     code, _, _ = nas("report", folder)
@@ -179,6 +193,8 @@ BAD = {
     "setting without value": (["search", "--trials", "1", "--set", "population"], "key=value"),
     "setting of a wrong type": (["search", "--trials", "1", "--set", "population=many"], "number"),
     "setting out of range": (["search", "--trials", "1", "--set", "population=0"], "at least 1"),
+    "population above the budget": (["search", "--trials", "4", "--set", "population=5"], "budget of 4 trials"),
+    "edits of what": (["search", "--trials", "1", "--edits", "2"], "--start-from"),
     "limit without a unit": (["search", "--trials", "1", "--cost", "cpu=measure", "--limit", "cpu=20"], "no unit"),
     "limit with another unit": (
         ["search", "--trials", "1", "--cost", "cpu=measure", "--limit", "cpu=20mb"],

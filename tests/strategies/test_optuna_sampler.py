@@ -141,6 +141,20 @@ def test_candidates_are_random_until_enough_have_finished():
     assert random == [True, True, True, True, False]
 
 
+@pytest.mark.parametrize("name", ["tpe", "nsga2", "nsga3"])
+def test_rows_that_are_given_come_first_and_are_learnt_from(name):
+    """In a space where d2 must differ from d0."""
+    made = space(lambda row, i: np.arange(OPTIONS) != row[0] if i == 2 else np.ones(OPTIONS, bool))
+    given = [[3, 1, 0, 2, 2], [0, 0, 1, 0, 0]]
+    strategy = STRATEGIES[name](made, first=given)
+    state = strategy.init(jax.random.key(0))
+    asked, state = strategy.ask(state, 3)
+    assert asked.row[:2].tolist() == given and asked.random.tolist() == [False, False, True]
+    state = strategy.tell(state, asked.id, np.ones((3, 1), np.float32), np.zeros((3, 0), np.float32))
+    assert bool(made.valid(strategy.ask(state, 1)[0].row).all())
+    assert strategy.arguments["first"] == given
+
+
 def test_a_sampler_for_one_objective_is_refused_for_two():
     cma = optuna.samplers.CmaEsSampler()
     assert optuna_sampler(space(), sampler=cma).name == "optuna_sampler"
