@@ -24,7 +24,7 @@ class Batch(NamedTuple):
 class Results(NamedTuple):
     """The last K results that did not fail, a ring; rewards are relative to them."""
 
-    count: jax.Array  # int32, of all so far
+    seen: jax.Array  # int32, of all so far
     scores: jax.Array  # float32[K, M]
     violation: jax.Array  # float32[K, C]
 
@@ -52,7 +52,7 @@ def share_beaten(results: Results, scores: jax.Array, violation: jax.Array) -> j
     It lies from 0 to 1 whatever the metric's unit, and takes any number of scores and limits. A half where there are
     no earlier results.
     """
-    held = jnp.arange(len(results.scores)) < results.count
+    held = jnp.arange(len(results.scores)) < results.seen
     better = dominates(
         jnp.concatenate([results.scores, scores[None]]), jnp.concatenate([results.violation, violation[None]])
     )
@@ -117,7 +117,7 @@ def policy_gradient(
             weights=weights,
             optimizer=start(weights),
             results=Results(
-                count=jnp.int32(0),
+                seen=jnp.int32(0),
                 scores=jnp.zeros((memory, objectives), jnp.float32),
                 violation=jnp.zeros((memory, constraints), jnp.float32),
             ),
@@ -136,7 +136,7 @@ def policy_gradient(
         asked = free < in_flight
         ids = jnp.where(asked, state.asked + jnp.arange(n, dtype=jnp.int32), -1)
         drawn = control.draw(state.weights, jax.vmap(jax.random.fold_in, (None, 0))(state.key, ids))
-        untrained = jnp.full(n, state.results.count < batch)  # uniform, as random search
+        untrained = jnp.full(n, state.results.seen < batch)  # uniform, as random search
         rows, random = jax.vmap(lambda *each: starting(first, *each))(ids, drawn.row, untrained)
         log_probs = control.read(state.weights, rows).log_prob if len(first) else drawn.log_prob
         state = state._replace(
@@ -157,13 +157,13 @@ def policy_gradient(
         place = jnp.argmax(state.waiting == id)
         known = (state.waiting[place] == id) & (id >= 0)
         enters = known & jnp.isfinite(scores).all() & jnp.isfinite(violation).all()
-        count = state.results.count
+        count = state.results.seen
         reward = share_beaten(state.results, scores, violation) ** power
         # what does not enter goes to a place outside of the array: dropped
         at, held = jnp.where(enters, count % batch, batch), jnp.where(enters, count % memory, memory)
         state = state._replace(
             results=Results(
-                count=count + enters,
+                seen=count + enters,
                 scores=state.results.scores.at[held].set(scores, mode="drop"),
                 violation=state.results.violation.at[held].set(violation, mode="drop"),
             ),
@@ -173,7 +173,7 @@ def policy_gradient(
             rewards=state.rewards.at[at].set(reward, mode="drop"),
             waiting=state.waiting.at[jnp.where(known, place, in_flight)].set(-1, mode="drop"),
         )
-        baseline = state.baseline / (1 - decay ** jnp.maximum(state.results.count, 1).astype(jnp.float32))
+        baseline = state.baseline / (1 - decay ** jnp.maximum(state.results.seen, 1).astype(jnp.float32))
         seen = Batch(state.rows, state.log_probs, state.rewards - baseline)
         weights, optimizer = learn(at == batch - 1, state.weights, state.optimizer, seen)
         return state._replace(weights=weights, optimizer=optimizer), None

@@ -172,7 +172,7 @@ def test_share_beaten():
     assert found([1.0, 5.0], 0.0) == pytest.approx((0.5 + 0.5 + 1) / 3)  # equal to the first, beside the second
     assert found([0.0, 0.0], 0.0) == pytest.approx(1 / 3)
     assert found([99.0, 99.0], 2.0) == pytest.approx(0)
-    empty = held._replace(count=jnp.int32(0))
+    empty = held._replace(seen=jnp.int32(0))
     assert float(share_beaten(empty, jnp.asarray([1.0, 1.0]), jnp.asarray([0.0]))) == 0.5
 
 
