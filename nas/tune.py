@@ -14,6 +14,8 @@ from typing import Any
 # read by Ray when it is imported: our own journal and progress take the place of its loggers and tables
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+# workers stay in the folder they were started in, where relative names of data mean what the person meant
+os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
 import numpy as np

@@ -53,6 +53,12 @@ def test_random_search_gives_what_this_process_gives(tmp_path):
     assert sorted(p.name for p in (tmp_path / "a").iterdir()) == ["journal.jsonl", "search.json"]
 
 
+def test_workers_look_up_relative_names_where_the_search_was_started():
+    here = os.getcwd()
+    found = tune.search(SPACE, random_search(SPACE), function(lambda c: float(os.getcwd() == here), SPACE), trials=4)
+    assert [t.metrics["accuracy"] for t in found.trials] == [1.0] * 4
+
+
 def test_one_worker_gives_what_this_process_gives_whatever_the_strategy():
     strategy = regularized_evolution(SPACE, population=6, tournament=3)
     through_ray = tune.search(SPACE, strategy, function(score, SPACE), trials=20, workers=1)
