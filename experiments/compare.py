@@ -53,7 +53,7 @@ def main(
         found.append({"benchmark": table.name, "optimum": float(table.test.max()), "strategies": rows})
         if out is not None:
             name = "compare.png" if len(sources) == 1 else f"compare-{source.table}.png"
-            picture(results, table, queries).savefig(out / name, dpi=160)
+            picture(results, table, queries).savefig(out / name, dpi=120)
         if not json:
             print(text(table, queries, runs, rows), flush=True)
     if out is not None:
