@@ -169,7 +169,7 @@ def _sized(o, out, takes, given, epochs):
     """What follows from the budget where a strategy takes it; the factories' defaults suit hundreds of trials."""
     if o.resume and (out / "search.json").exists():  # its budget may have grown since
         held = read_json(out / "search.json", "search description").get("strategy", {}).get("arguments", {})
-        return {name: held[name] for name in SIZED if name in held}
+        return {name: held[name] for name in SIZED if name in held and name in takes}
     chosen = {"fidelities": sorted({max(1, epochs // 9), max(1, epochs // 3), epochs})}
     if o.trials is not None:
         population = min(25, max(4, o.trials // 3))  # it has to begin to learn before the end

@@ -233,6 +233,11 @@ class _Graph:
                 x = self.reshape(ins[0], (groups, channels // groups, height, width))
                 x = self.node("Transpose", [x], perm=[0, 2, 1, 3, 4])
                 return self.reshape(x, (channels, height, width))
+            case "resize":
+                # a little more than the ratio, because the size is its product with the old one, rounded down
+                ratios = np.asarray(layer.output_shape[:2]) / np.asarray(layer.input_shapes[0][:2]) * (1 + 1e-6)
+                scales = self.constant(np.asarray([1, 1, *ratios], np.float32))
+                return self.node("Resize", [ins[0], "", scales], mode="linear")
             case "zeros":
                 return self.zeros(layer.output_shape)
             case "concat":

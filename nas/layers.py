@@ -47,7 +47,7 @@ OPS = (
     "add",
     "multiply",  # the first input, channel by channel, by the second, a gate (channels,)
     "channel_shuffle",  # groups: channel i of group g goes to place i * groups + g (ShuffleNet)
-    "resize",  # size (h, w): bilinear, with antialiasing where the image shrinks
+    "resize",  # size (h, w): bilinear between pixel centres, without antialiasing
     "zeros",  # no inputs
     "concat",  # along channels; kept: for each possible part whether it is there, widths: of each possible part
     "offset",  # drops the first row and column: the second half of a factorised reduction

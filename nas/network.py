@@ -146,7 +146,7 @@ def _fixed(layer: Layer, ins: list[jax.Array]) -> jax.Array:
         case "multiply":
             return ins[0] * ins[1].reshape(ins[1].shape[0], *(1,) * (ins[0].ndim - 2), -1)
         case "resize":
-            return jax.image.resize(ins[0], (len(ins[0]), *a["size"], ins[0].shape[-1]), "linear")
+            return jax.image.resize(ins[0], (len(ins[0]), *a["size"], ins[0].shape[-1]), "linear", antialias=False)
         case "channel_shuffle":
             shape = ins[0].shape
             groups = ins[0].reshape(*shape[:-1], a["groups"], -1)

@@ -22,6 +22,7 @@ runtime = pytest.importorskip("onnxruntime", reason="the extra 'onnx' is not ins
 # small enough to compile in seconds; a space that is not here is taken as it is
 CELLS = {"darts": 2, "nasnet": 2, "amoebanet": 3}
 MACROS = {name: Macro(4, 3, (8, 8, 3), 5) for name in CELLS}
+MACROS |= {name: Macro(8, 1, (32, 32, 3), 5) for name in ("fbnet", "proxylessnas", "mnasnet", "mobile")}
 MACROS |= {"nasbench201": Macro(4, 1, (8, 8, 3), 5), "nats_size": Macro(8, 1, (8, 8, 3), 5)}
 
 
@@ -63,7 +64,8 @@ def agree(layers, images=3, **options):
 
 @pytest.mark.parametrize("name", SPACES)
 def test_every_space_gives_the_outputs_of_flax(name):
-    space = SPACES[name](**({"nodes": CELLS[name]} if name in CELLS else {}))
+    small = {"resolutions": [32, 48]} if name == "ofa_mbv3" else {}
+    space = SPACES[name](**({"nodes": CELLS[name]} if name in CELLS else small))
     row = sample_rows(space, 2, seed=3)[1]
     model = agree(space.layers(row, MACROS.get(name, space.macro)))
     used = {node.op_type for node in model.graph.node}
@@ -72,12 +74,14 @@ def test_every_space_gives_the_outputs_of_flax(name):
 
 def network_of_everything(net):
     """Every operation and option that a layer list can hold."""
-    x = net.conv(net.input, 8, 3, stride=(1, 2), bias=True, name="strided")
+    x = net.resize(net.resize(net.input, (7, 23), name="other_size"), net.shape(net.input)[:2], name="and_back")
+    x = net.conv(x, 8, 3, stride=(1, 2), bias=True, name="strided")
     x = net.batch_norm(x, name="folded")
     x = net.conv(x, 8, (1, 3), groups=2, dilation=2, name="grouped")
     y = net.batch_norm(x, affine=False, name="plain")  # x is read twice: it stays a node
     x = net.add([x, y, net.conv(net.zeros(net.shape(x)), 8, 1, bias=True, name="of_zeros")])
-    x = net.conv(x, 8, 5, groups=8, name="depthwise")
+    x = net.conv(net.channel_shuffle(x, 2), 8, 5, groups=8, name="depthwise")
+    x = net.multiply(x, net.activation(net.global_avg_pool(x, name="seen"), "sigmoid", name="gate"))
     for kind in ACTIVATIONS:
         x = net.activation(x, kind)
     parts = [net.avg_pool(x, 3, stride=2), net.max_pool(x, 3, stride=2)]
