@@ -98,14 +98,18 @@ def fitted(path: Path, space: SearchSpace, seed: int = 0) -> AccuracyModel:
     """
     columns = read_csv(path)
     texts = [column(columns, name, str(path)) for name in ("ks", "e", "d", "image_size")]
+    # networks of other resolutions than the space's say nothing of it in a table of its own options
+    known = [r.strip() in {str(option) for option in space.decisions[0].options} for r in texts[3]]
     rows = []
     for number, (ks, e, d, r) in enumerate(zip(*texts, strict=True), 1):
+        if not known[number - 1]:
+            continue
         try:
             parts = {"ks": _list(ks), "e": _list(e), "d": _list(d), "r": int(r)}
             rows.append(from_encoding(parts, space))
         except ValueError as error:  # BadInput is one
             raise BadInput(f"{path}, row {number}: {' '.join(str(error).split())}") from None
-    y = _numbers(column(columns, "top1", str(path)), path)
+    y = _numbers(column(columns, "top1", str(path)), path)[known]
     if len(y) < 50 or not ((y > 0) & (y <= 1)).all():
         raise BadInput(f"{path}: needs at least 50 networks with top1 from 0 to 1, a share and not per cent")
     encode, model = encoding(space), ridge()
