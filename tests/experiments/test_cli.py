@@ -20,20 +20,6 @@ ARCH = "|nor_conv_3x3~0|+|nor_conv_3x3~0|nor_conv_3x3~1|+|skip_connect~0|nor_con
 FAST = ["--executor", "local", "--set", "epochs=1", "--search-width", "4"]
 
 
-@pytest.fixture
-def nas(monkeypatch, capsys):
-    """Runs ``nas`` in this process: (exit code, stdout, stderr)."""
-
-    def run(*words):
-        monkeypatch.setattr(sys, "argv", ["nas", *map(str, words)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        out, err = capsys.readouterr()
-        return ended.value.code, out, err
-
-    return run
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A small search from the command line, made once."""

@@ -2,28 +2,14 @@
 
 import csv
 import json
-import sys
 
 import numpy as np
 import pytest
 
-from experiments import cli
 from experiments.arch_rows import parse_arch
 from nas.cost import load_cost
 from nas.space import all_rows
 from search_spaces.nasbench201 import nasbench201, to_string
-
-
-@pytest.fixture
-def nas(monkeypatch, capsys):
-    def run(*words):
-        monkeypatch.setattr(sys, "argv", ["nas", *map(str, words)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        out, err = capsys.readouterr()
-        return ended.value.code, out, err
-
-    return run
 
 
 @pytest.fixture

@@ -7,25 +7,12 @@ import sys
 import numpy as np
 import pytest
 
-from experiments import cli
 from nas.cost import load_cost
 from search_spaces import nasbench201
 
 pytest.importorskip("onnx", reason="the extra 'onnx' is not installed")
 pytest.importorskip("onnxruntime", reason="the extra 'onnx' is not installed")
 SMALL = ["--width", "8", "--depth", "1", "--input", "12x12x3", "--classes", "5"]
-
-
-@pytest.fixture
-def nas(monkeypatch, capsys):
-    def run(*words):
-        monkeypatch.setattr(sys, "argv", ["nas", *map(str, words)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        out, err = capsys.readouterr()
-        return ended.value.code, out, err
-
-    return run
 
 
 def test_networks_are_measured_and_a_table_fitted(nas, tmp_path):

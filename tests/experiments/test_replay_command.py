@@ -1,12 +1,11 @@
 """`nas replay` and `nas compare` as a person types them."""
 
 import json
-import sys
 
 import numpy as np
 import pytest
 
-from experiments import cli, compare
+from experiments import compare
 from experiments.replay_command import SETTINGS, Source, make, run
 from nas.replay import replay
 from nas.space import all_rows
@@ -14,20 +13,6 @@ from search_spaces import SPACES
 from strategies import STRATEGIES
 
 SPACE = SPACES["nasbench201"]()
-
-
-@pytest.fixture
-def nas(monkeypatch, capsys):
-    """Runs ``nas`` in this process: (exit code, stdout, stderr)."""
-
-    def run(*words):
-        monkeypatch.setattr(sys, "argv", ["nas", *map(str, words)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        out, err = capsys.readouterr()
-        return ended.value.code, out, err
-
-    return run
 
 
 @pytest.fixture(scope="module")
