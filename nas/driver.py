@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -245,6 +245,36 @@ def open_driver(
 ) -> Driver:
     """Checks the arguments of a search and opens its folder."""
     use_compilation_cache()  # the strategy's programs are compiled here
+    plan = plan_search(
+        space, strategy, evaluation, objective, costs, trials, seconds, seed, eta, macro, executor=executor
+    )
+    folder = RunFolder(out, plan.described, resume=resume)
+    try:
+        return plan.driver(strategy, folder)
+    except BaseException:
+        folder.close()
+        raise
+
+
+class Plan(NamedTuple):
+    """A search that was checked: what `search.json` says, and all that a driver needs but strategy and folder."""
+
+    described: dict[str, Any]
+    settings: dict[str, Any]
+
+    def driver(self, strategy: Strategy, folder: RunFolder) -> Driver:
+        """The driver of this search in that folder."""
+        return Driver(strategy=strategy, folder=folder, **self.settings)
+
+
+def plan_search(
+    space, strategy, evaluation, objective, costs, trials, seconds, seed, eta, macro, *, executor: str
+) -> Plan:
+    """Checks the arguments of a search; of the strategy only name and arguments are read.
+
+    Raises:
+        BadInput: no budget, or arguments that do not fit together.
+    """
     objective = objective or Objective()
     if macro is None:
         macro = evaluation.frame() if hasattr(evaluation, "frame") else space.macro
@@ -272,23 +302,8 @@ def open_driver(
         "versions": versions(),
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
-    folder = RunFolder(out, described, resume=resume)
-    try:
-        return Driver(
-            space,
-            strategy,
-            objective=objective,
-            costs=costs or {},
-            folder=folder,
-            seed=seed,
-            trials=trials,
-            seconds=seconds,
-            eta=eta,
-            macro=macro,
-        )
-    except BaseException:
-        folder.close()
-        raise
+    settings = dict(space=space, objective=objective, costs=costs or {}, seed=seed, trials=trials, seconds=seconds)
+    return Plan(described, settings | dict(eta=eta, macro=macro))
 
 
 def reopen(folder: Any, space: SearchSpace, costs: Mapping[str, Cost]) -> Result:

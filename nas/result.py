@@ -80,6 +80,7 @@ class Result:
         description: what `search.json` holds.
         costs: name -> cost, all that the search computed.
         out: the run folder, or None.
+        training: of shared weights, epoch by epoch, as `nas.sharing.training_record` gives it; None elsewhere.
     """
 
     space: SearchSpace
@@ -93,6 +94,7 @@ class Result:
     description: Mapping[str, Any]
     costs: Mapping[str, Cost]
     out: Any = None
+    training: Mapping[str, Any] | None = None
 
 
 def trial_rows(result: Result) -> list[dict[str, Any]]:

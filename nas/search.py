@@ -7,7 +7,7 @@ from typing import Any
 import jax
 
 from nas.cost import Cost
-from nas.driver import Observer, open_driver, quiet
+from nas.driver import Driver, Observer, open_driver, quiet
 from nas.evaluate import CandidateFailed, Evaluation, Rung
 from nas.objective import Objective
 from nas.result import Result
@@ -64,6 +64,11 @@ def search(
         space, strategy, evaluation, objective, costs, trials, seconds, seed, eta, macro, out, resume, executor="local"
     )
     driver.start()
+    return run(driver, evaluation, observer, started)
+
+
+def run(driver: Driver, evaluation: Evaluation, observer: Observer, started: float) -> Result:
+    """Evaluates what the driver asks for until it is over, in this process, and closes its folder."""
     observer("start", driver, None)
     try:
         evaluate = evaluation() if not driver.over else None
