@@ -61,10 +61,13 @@ def search(
     executor: Annotated[str, typer.Option(help="ray, or local for this process alone")] = "ray",
     address: Annotated[str | None, typer.Option(help="of a running Ray cluster")] = None,
     workers: Annotated[int | None, typer.Option(help="candidates at once; default all cores")] = None,
-    cpus: Annotated[float, typer.Option(help="cores of each worker", min=0)] = 1,
+    cpus: Annotated[
+        float | None, typer.Option(help="cores of each worker; default 1, or all where weights are shared", min=0)
+    ] = None,
     gpus: Annotated[float, typer.Option(help="GPUs, or a share of one, of each worker", min=0)] = 0,
     baseline: Annotated[str | None, typer.Option(help="random: also run random search with the same budget")] = None,
     seed: Seed = 0,
+    seeds: Annotated[int, typer.Option(help="weight-sharing: so many trainings, each with its own seed", min=1)] = 1,
     out: Out = None,
     resume: Annotated[bool, typer.Option("--resume", help="go on with the search in --out")] = False,
     json_: Json = False,

@@ -43,7 +43,7 @@ def parse_sets(items: list[str]) -> dict[str, Any]:
 def accepted(factory: Callable) -> list[str]:
     """Settings a factory takes: its keyword parameters that are plain values."""
     # the size has options of its own: --width, --depth, --search-width, --search-depth; features are a function
-    skip = ("space", "objectives", "constraints", "width", "depth", "features")
+    skip = ("space", "objectives", "constraints", "width", "depth", "features", "macro", "recipe", "steps", "costs")
     return [p.name for p in inspect.signature(factory).parameters.values() if p.name not in skip]
 
 
@@ -66,8 +66,9 @@ def split_sets(sets: Mapping[str, Any], takers: Mapping[str, list[str]]) -> dict
 
 def call(what: str, factory: Callable, *args, **arguments):
     """Calls a factory; a value of a wrong type becomes one line."""
+    parameters = inspect.signature(factory).parameters
     for name, value in arguments.items():
-        default = inspect.signature(factory).parameters[name].default
+        default = parameters[name].default
         number = isinstance(default, int | float) and not isinstance(default, bool)
         if number and (isinstance(value, bool) or not isinstance(value, int | float)):
             raise BadInput(f"--set {name}: {what} takes a number, not {value!r}")
@@ -238,11 +239,16 @@ RECIPE_SETTINGS = tuple(f.name for f in fields(Recipe))
 
 @dataclass(frozen=True)
 class Sizes:
-    """Sizes and lengths for a kind of data: what a search trains, and what the found network is trained with."""
+    """Sizes and lengths for a kind of data: of what a search trains, and of the found network's own training.
+
+    The recipe of shared weights is DARTS's (Liu et al. 2019: 50 epochs, batch 64, learning rate .025, weight decay
+    3e-4), shortened.
+    """
 
     search_width: int
     search_depth: int
     search: Recipe
+    share: Recipe
     width: int
     depth: int
     train: Recipe
@@ -276,6 +282,7 @@ def defaults_for(input_shape: tuple[int, int, int]) -> Sizes:
             search_width=8,
             search_depth=1,
             search=Recipe(epochs=5, batch=64),
+            share=Recipe(epochs=30, batch=64, learning_rate=0.05, augment=("crop:1",)),
             width=16,
             depth=1,
             train=Recipe(epochs=40, batch=32, learning_rate=0.05, augment=("crop:1",)),
@@ -286,6 +293,7 @@ def defaults_for(input_shape: tuple[int, int, int]) -> Sizes:
         search_width=16,
         search_depth=1,
         search=Recipe(epochs=4, batch=128, augment=("crop:4", "flip")),
+        share=Recipe(epochs=30, batch=64, learning_rate=0.025, weight_decay=3e-4, augment=("crop:4", "flip")),
         width=16,
         depth=5,
         train=Recipe(epochs=40, batch=128, augment=("crop:4", "flip")),

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from experiments import share_command
 from experiments.cli import show
 from experiments.options import (
     COUNTED,
@@ -42,7 +43,7 @@ from nas.search import search
 from nas.space import Macro
 from nas.summary import baselines, front_volume, table, why_nothing
 from search_spaces import SPACES
-from strategies import STRATEGIES
+from strategies import ONE_SHOT, STRATEGIES
 
 
 @dataclass
@@ -71,10 +72,11 @@ class Options:
     executor: str
     address: str | None
     workers: int | None
-    cpus: float
+    cpus: float | None
     gpus: float
     baseline: str | None
     seed: int
+    seeds: int
     out: Path | None
     resume: bool
     json: bool
@@ -84,16 +86,18 @@ def main(o: Options) -> None:
     """Runs one search from the options of the command line."""
     seconds = parse_time(o.time)
     _check(o, seconds)
+    shares = o.strategy in ONE_SHOT
     factory = space_factory(o.space, SPACES)
     takers = {
         "space": accepted(factory),
-        "strategy": accepted(STRATEGIES[o.strategy]),
+        "strategy": accepted({**STRATEGIES, **ONE_SHOT}[o.strategy]),
         "recipe": list(RECIPE_SETTINGS),
-    }
+    } | ({"sharing": ["searcher"]} if shares else {})
     sets = split_sets(parse_sets(o.set), takers)
     space = make_own(o.space, factory, **sets["space"])
     sizes = sized_for(space, defaults_for(load(o.data).input_shape))
-    data_options = dict(sizes.data_options)
+    # DARTS trains its logits on as many images as its weights
+    data_options = dict(sizes.data_options) | ({"validation_fraction": 0.5} if shares else {})
     if o.data_limit is not None:
         data_options["limit"] = o.data_limit
     data = load(o.data, **data_options)
@@ -108,14 +112,9 @@ def main(o: Options) -> None:
     quantities = {name: name for name in COUNTED} | {name: "latency" for name, _ in parse_named(o.cost, "--cost")}
     quantities |= {name: cost.stamp.quantity for name, cost in given.items()}
     make_objective(o.objective, [n for n, _ in parse_named(o.cost, "--cost")], read_limits(o.limit, quantities))
-    evaluation = Scratch(
-        space,
-        o.data,
-        sizes.search.replace(**sets["recipe"]),
-        macro=search_macro,
-        rungs=_rungs(o.rungs),
-        data_options=data_options,
-    )
+    recipe = (sizes.share if shares else sizes.search).replace(**sets["recipe"])
+    training = dict(data=o.data, recipe=recipe, macro=search_macro, data_options=data_options)
+    evaluation = None if shares else Scratch(space, rungs=_rungs(o.rungs), **training)
     if o.edits is not None:
         space = near(space, start_row(o.start_from, space), o.edits)
     out = o.out or _fresh()
@@ -131,10 +130,15 @@ def main(o: Options) -> None:
         trials=o.trials,
         seconds=seconds,
         seed=o.seed,
-        eta=o.eta if o.rungs else None,
         macro=macro,
         resume=o.resume,
     )
+    if shares:
+        sharing = share_command.plan(o, space, sets["strategy"], costs, **training)
+        result = share_command.run(o, sharing, sets["sharing"].get("searcher"), common | {"out": out})
+        write_outputs(result, sizes.train)
+        return _tell(result, out, o)
+    common["eta"] = o.eta if o.rungs else None
 
     def run(name, arguments, folder):
         strategy = _strategy(name, space, arguments, shape)
@@ -144,7 +148,7 @@ def main(o: Options) -> None:
         print("nas: starting Ray", file=sys.stderr)
         from nas import tune
 
-        cluster = dict(address=o.address, workers=o.workers, cpus=o.cpus, gpus=o.gpus)
+        cluster = dict(address=o.address, workers=o.workers, cpus=o.cpus or 1, gpus=o.gpus)
         return tune.search(space, strategy, evaluation, out=folder, observer=observer, **cluster, **common)
 
     sized = _sized(o, out, takers["strategy"], sets["strategy"], evaluation.recipe.epochs)
@@ -209,9 +213,14 @@ def accepted_all(factory) -> list[str]:
 
 
 def _check(o, seconds):
-    if o.strategy not in STRATEGIES:
-        raise BadInput(f"--strategy: no strategy '{o.strategy}'; {suggest(o.strategy, STRATEGIES)}")
-    if o.rungs and "fidelities" in accepted(STRATEGIES[o.strategy]):
+    if o.strategy in ONE_SHOT:
+        share_command.check(o)
+    elif o.strategy not in STRATEGIES:
+        known = [*STRATEGIES, *ONE_SHOT]
+        raise BadInput(f"--strategy: no strategy '{o.strategy}'; {suggest(o.strategy, known)}")
+    elif o.seeds != 1:
+        raise BadInput(f"--seeds: strategy '{o.strategy}' is one search; call it again with another --seed and --out")
+    elif o.rungs and "fidelities" in accepted(STRATEGIES[o.strategy]):
         raise BadInput(f"--rungs: {o.strategy} has rungs of its own; give --set fidelities=[{o.rungs},EPOCHS] instead")
     if o.executor not in ("ray", "local"):
         raise BadInput(f"--executor: no executor '{o.executor}'; {suggest(o.executor, ('ray', 'local'))}")
@@ -225,15 +234,15 @@ def _check(o, seconds):
         parse_warm_start(o.warm_start)
     if o.baseline not in (None, "random"):
         raise BadInput(f"--baseline: no baseline '{o.baseline}'; known: random")
-    if o.trials is None and seconds is None:
+    if o.trials is None and seconds is None and o.strategy not in ONE_SHOT:
         raise BadInput("budget: say how much to search with --trials 24 and/or --time 2h")
     if o.trials is not None and o.trials < 1:
         raise BadInput(f"--trials {o.trials}: it must be at least 1")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     elsewhere = o.executor != "ray" or o.address is not None or "RAY_ADDRESS" in os.environ
-    if o.workers is not None and not elsewhere and (o.workers < 1 or o.workers * o.cpus > cores):
-        most = f"use at most {int(cores // o.cpus)}" if o.workers > 0 else "use at least 1"
-        raise BadInput(f"--workers {o.workers}: of {o.cpus:g} cores each, on a machine with {cores} cores; {most}")
+    if o.workers is not None and not elsewhere and (o.workers < 1 or o.workers * (o.cpus or 1) > cores):
+        most = f"use at most {int(cores // (o.cpus or 1))}" if o.workers > 0 else "use at least 1"
+        raise BadInput(f"--workers {o.workers}: of {o.cpus or 1:g} cores each, on a machine with {cores} cores; {most}")
     if o.resume and o.out is None:
         raise BadInput("--resume: say which search to go on with: --out FOLDER")
 

@@ -41,8 +41,10 @@ def progress(console: Console | None = None) -> Observer:
 
 
 @contextlib.contextmanager
-def counting(what: str, total: int, console: Console | None = None) -> Iterator[Callable[[int], None]]:
-    """Gives a function to call with how many of `total` are done: a bar with the time left, or plain lines.
+def counting(what: str, total: int, console: Console | None = None) -> Iterator[Callable[..., None]]:
+    """Gives a function to call with how many of `total` are done and, if wanted, a few words on how it stands.
+
+    It shows a bar with the time left, or plain lines.
 
     Args:
         what: is counted, in the plural.
@@ -53,16 +55,18 @@ def counting(what: str, total: int, console: Console | None = None) -> Iterator[
     if console.is_terminal and not console.is_dumb_terminal:
         with rich.progress.Progress(console=console, transient=True) as bar:
             task = bar.add_task(what, total=total)
-            yield lambda done: bar.update(task, completed=done)
+            yield lambda done, note="": bar.update(task, completed=done, description=f"{what} {note}".strip())
         return
     started = shown = time.monotonic()
 
-    def line(done: int) -> None:
+    def line(done: int, note: str = "") -> None:
         nonlocal shown
         now = time.monotonic()
         if now - shown >= PLAIN_SECONDS and done:
             shown, left = now, (total - done) * (now - started) / done
-            console.file.write(f"{done}/{total} {what}, {duration(now - started)}, {duration(left)} left\n")
+            console.file.write(
+                f"{done}/{total} {what}, {duration(now - started)}, {duration(left)} left{note and ', ' + note}\n"
+            )
             console.file.flush()
 
     yield line

@@ -9,6 +9,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 # read by Ray when it is imported: our own journal and progress take the place of its loggers and tables
@@ -27,10 +28,12 @@ from ray.tune.search import Searcher
 from nas.cost import Cost
 from nas.driver import Driver, Observer, open_driver, quiet
 from nas.errors import BadInput
-from nas.evaluate import Evaluation, Job, Rung
+from nas.evaluate import CandidateFailed, Evaluation, Job, Rung
 from nas.objective import Objective
+from nas.one_shot import Shared
 from nas.result import Result
 from nas.search import FAILURES
+from nas.sharing import Sharing, Watch, checkpoint_of
 from nas.space import Macro, SearchSpace
 from nas.strategy import Strategy
 
@@ -193,14 +196,110 @@ def _run(driver, evaluation, observer, workers, cpus, gpus, callbacks):
         tuner.fit()
 
 
+def train_shared(
+    sharing: Sharing,
+    seeds: Sequence[int],
+    folder: Path | None,
+    seconds: float | None,
+    watch: Watch,
+    *,
+    workers: int | None = None,
+    cpus: float | None = None,
+    gpus: float = 0,
+    address: str | None = None,
+) -> list[Shared]:
+    """`nas.sharing.train_here` with a worker for each seed; a worker that dies goes on from its last checkpoint.
+
+    Args:
+        sharing: see there, as all up to `watch`. On a cluster `folder` must lie where every node can write.
+        seeds: see there.
+        folder: see there; None takes a temporary one of this machine.
+        seconds: see there.
+        watch: called in this process, about every two seconds for each seed.
+        workers: seeds at once; default: as many as Ray's CPUs (and GPUs) hold.
+        cpus: cores of each worker; default: all of them, shared by the seeds.
+        gpus: share of a GPU of each worker.
+        address: of a running cluster; default RAY_ADDRESS, else a Ray of its own on this machine.
+
+    Raises:
+        BadInput: as there; or more workers than the machine has cores for.
+    """
+    own = not ray.is_initialized()
+    try:
+        _connect(address)
+        cpus = cpus or max(1, ray.cluster_resources().get("CPU", 1) // len(seeds))
+        workers = _workers(workers, cpus, gpus)
+        with tempfile.TemporaryDirectory(prefix=".ray-", dir=folder and folder.parent) as storage:
+            folder = folder or Path(storage)
+            seed_trainable = tune.with_parameters(
+                _train_seed, sharing=sharing, folder=folder.resolve(), seconds=seconds, cpus=cpus, gpus=gpus
+            )
+            tuner = tune.Tuner(
+                tune.with_resources(seed_trainable, {"cpu": cpus, "gpu": gpus}),
+                param_space={"seed": tune.grid_search(list(seeds))},
+                tune_config=tune.TuneConfig(max_concurrent_trials=workers),
+                run_config=tune.RunConfig(
+                    name="train",
+                    storage_path=storage,
+                    verbose=0,
+                    # the checkpoint of a seed is written by its worker, and a retried worker goes on from it
+                    failure_config=tune.FailureConfig(max_failures=3),
+                    callbacks=[_Watching(watch)],
+                ),
+            )
+            grid = tuner.fit()
+            bad = {}
+            for result in map(grid.__getitem__, range(len(grid))):
+                bad[(result.config or {})["seed"]] = (result.metrics or {}).get("reason") or result.error
+            good = [seed for seed in seeds if bad.get(seed) is None]
+            if not good:
+                raise BadInput(
+                    f"strategy {sharing.method.name}: seed {seeds[0]}: {str(bad[seeds[0]]).splitlines()[-1]}"
+                )
+            # what was interrupted is taken as far as it came
+            return [sharing.train(seed, checkpoint_of(folder, seed), 0.0) for seed in good]
+    finally:
+        if own and ray.is_initialized():
+            ray.shutdown()
+
+
+def _train_seed(config, sharing, folder, seconds, cpus, gpus):
+    _limit_xla(cpus, gpus)
+    shown = time.monotonic()
+
+    def report(seed, done, metrics):
+        nonlocal shown
+        if time.monotonic() - shown > 2:
+            shown = time.monotonic()
+            tune.report({"steps": done, "metrics": metrics})
+
+    try:
+        sharing.train(config["seed"], checkpoint_of(folder, config["seed"]), seconds, report)
+    except CandidateFailed as error:
+        tune.report({"reason": str(error)})
+
+
+class _Watching(tune.Callback):
+    def __init__(self, watch: Watch):
+        self.watch = watch
+
+    def on_trial_result(self, iteration, trials, trial, result, **info):
+        if "steps" in result:
+            self.watch(trial.config["seed"], result["steps"], result["metrics"])
+
+
+def _limit_xla(cpus, gpus):
+    # XLA reads these when it starts, with the first array, not when it is imported
+    os.environ["NPROC"] = str(max(1, int(cpus)))
+    if 0 < gpus < 1:
+        os.environ["XLA_PYTHON_CLIENT_MEM_FRACTION"] = f"{0.9 * gpus:.3f}"
+
+
 class _Worker(tune.Trainable):
     """One process; it prepares the evaluation once and then takes one candidate after the other."""
 
     def setup(self, config, evaluation=None, cpus=1, gpus=0):
-        # XLA reads these when it starts, with the first array, not when it is imported
-        os.environ["NPROC"] = str(max(1, int(cpus)))
-        if 0 < gpus < 1:
-            os.environ["XLA_PYTHON_CLIENT_MEM_FRACTION"] = f"{0.9 * gpus:.3f}"
+        _limit_xla(cpus, gpus)
         self._evaluate = evaluation()
         self.reset_config(config)
 

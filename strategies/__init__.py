@@ -1,5 +1,8 @@
 """Search strategies: one file a method, one row here."""
 
+from collections.abc import Callable
+
+from nas.one_shot import OneShot
 from strategies.asha import asha
 from strategies.local_search import local_search
 from strategies.mixed_fidelity import mixed_fidelity
@@ -12,6 +15,7 @@ from strategies.regularized_evolution import regularized_evolution
 from strategies.reinforce import reinforce
 from strategies.successive_halving import hyperband, successive_halving
 
+# multi-trial: they ask for candidates and are told their scores
 STRATEGIES = {
     "random_search": random_search,
     "regularized_evolution": regularized_evolution,
@@ -28,3 +32,6 @@ STRATEGIES = {
     "asha": asha,
     "mixed_fidelity": mixed_fidelity,
 }
+
+# weight-sharing: they train the weights of all candidates together
+ONE_SHOT: dict[str, Callable[..., OneShot]] = {}

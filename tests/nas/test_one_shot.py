@@ -1,6 +1,8 @@
 """Training of shared weights: what a user relies on is that a kill, a resume or a bad step loses nothing."""
 
 import functools
+import os
+import signal
 from typing import NamedTuple
 
 import jax
@@ -41,7 +43,7 @@ class State(NamedTuple):
     key: jax.Array
 
 
-def uniform(space, *, macro, recipe, steps, fails_at=None, derives=False):
+def uniform(space, *, macro, recipe, steps, fails_at=None, derives=False, after_epoch=None):
     """Single-path training with uniform sampling, as small as it can be."""
     net = space.supernet(macro)
 
@@ -63,7 +65,7 @@ def uniform(space, *, macro, recipe, steps, fails_at=None, derives=False):
     return OneShot(
         init,
         step,
-        None,
+        after_epoch,
         (lambda state, validation, key: [[1], [0]]) if derives else None,
         None,
         lambda state: (state.weights, state.stats),
@@ -209,3 +211,28 @@ def test_what_a_method_derives_becomes_trials_in_the_weights_of_its_own_seed():
 def test_a_method_that_derives_nothing_needs_a_searcher():
     with pytest.raises(BadInput, match="give it a searcher"):
         search(sharing())
+
+
+RAYS_OWN = ("DeprecationWarning", "FutureWarning", "ResourceWarning")
+
+
+@pytest.mark.filterwarnings(*(f"ignore::{name}" for name in RAYS_OWN))
+def test_through_ray_a_killed_worker_goes_on_and_nothing_differs(tmp_path, undisturbed):
+    from nas import tune
+
+    killed = tmp_path / "killed"
+
+    def kill_once(state, epoch, validation):
+        if epoch == 2 and not killed.exists():
+            killed.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return state, [], False
+
+    found = search(
+        sharing(derives=True, after_epoch=kill_once), seeds=2, seed=5, out=tmp_path / "a", train=tune.train_shared
+    )
+    assert killed.exists()
+    here = search(sharing(derives=True), seeds=2, seed=5)
+    assert [t.metrics["loss"] for t in found.trials] == [t.metrics["loss"] for t in here.trials]
+    for a, b in zip(found.training["runs"], here.training["runs"], strict=True):
+        assert [e["metrics"] for e in a["epochs"]] == [e["metrics"] for e in b["epochs"]]
