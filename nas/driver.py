@@ -332,7 +332,9 @@ def reopen(folder: Any, space: SearchSpace, costs: Mapping[str, Cost]) -> Result
         macro=macro,
     )
     driver.stopping = budget["trials"] is None or len(driver.trials) < budget["trials"]
-    return driver.result()
+    training = Path(folder) / "training.json"
+    held = read_json(training, "record of a training") if training.exists() else None
+    return dataclasses.replace(driver.result(), training=held)
 
 
 def describe_space(space: SearchSpace) -> dict[str, Any]:

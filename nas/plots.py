@@ -69,7 +69,7 @@ def search_curve(result: Result) -> Figure:
         axes.scatter(failed, [0.0] * len(failed), marker="x", color=COLOURS["failed"], s=34, label="failed", **at)
     axes.set(xlabel="trial", ylabel=score_name(result.objective), xlim=(0.3, max(len(result.trials), 1) + 0.7))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    _finish(figure, axes, "no finished trial" if not done else "")
+    finish(figure, axes, "no finished trial" if not done else "")
     return figure
 
 
@@ -100,7 +100,7 @@ def pareto_plot(result: Result) -> Figure:
     for column, panel in zip(columns, panels, strict=False):
         _pareto_panel(panel, result, [t for t in done if column in t.metrics], column)
         panel.set_ylabel(objective.metric)
-        _finish(figure, panel, "no finished trial" if not done else "", legend=column == columns[0])
+        finish(figure, panel, "no finished trial" if not done else "", legend=column == columns[0])
     return figure
 
 
@@ -144,7 +144,8 @@ def _figure(width, height):
     return figure, figure.subplots()
 
 
-def _finish(figure, axes, empty, *, legend=True):
+def finish(figure, axes, empty, *, legend=True):
+    """The look of all pictures: colours, grid, legend; `empty` says why there is nothing to see."""
     figure.patch.set_alpha(0)
     axes.patch.set_alpha(0)
     axes.grid(color=COLOURS["grid"], lw=0.8)

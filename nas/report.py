@@ -23,6 +23,7 @@ from nas.plots import COLOURS, pareto_plot, search_curve
 from nas.result import Result, Trial
 from nas.space import Macro
 from nas.summary import NO_REASON, Baselines, baseline_rows, baselines, counts_text, finished, front_volume, why_nothing
+from nas.training_plots import curves, gates_over_time
 from nas.wording import column_of, cost_columns, cost_name, cost_text, duration, hours_text, number, value_text
 
 TOP = 10
@@ -72,6 +73,7 @@ def render(
         f"<h1>{escape(title)}</h1><p class=lead>{_sentence(result)}</p>{_notes(result)}",
         _tiles(result, found, stamps),
         section("The search", _curve(result)),
+        section("The shared weights", _training(result)),
         section("Accuracy against cost", _pareto(result)),
         section("The found network", _network(result, config)),
         section("Held against", _baselines(found, baseline)),
@@ -182,6 +184,35 @@ def _curve(result):
             "drawing with replacement from this search's own random samples; it cannot exceed the best of them."
         )
     return _svg(search_curve(result), "Score over trials") + f"<p>{text}</p>"
+
+
+def _training(result):
+    training = result.training
+    if not training or not any(run["epochs"] for run in training["runs"]):
+        return ""
+    parts = [_svg(curves(training), "Training of the shared weights")]
+    parts.append(
+        "<p>Means over the steps of an epoch, a line for each seed. A triangle marks an epoch after which a guard "
+        "acted or a phase began. Accuracies of the trials are those in the shared weights, with batch norm recalibrated for "
+        "each; <code>accuracy_uncalibrated</code> in trials.csv is without. They rank architectures, and are not what "
+        "one reaches on its own.</p>"
+    )
+    first = [entry["gates"] for entry in training["runs"][0]["epochs"] if "gates" in entry]
+    if first and "edges" in training:
+        picture = gates_over_time(first, training["edges"], training["options"])
+        seed = training["runs"][0]["seed"]
+        parts.append(
+            _svg(picture, "Gates over time") + f"<p>The share of each option over the epochs, seed {seed}.</p>"
+        )
+    events = [
+        (str(run["seed"]), str(entry["epoch"]), event.get("guard") or event.get("phase") or "", event.get("why", ""))
+        for run in training["runs"]
+        for entry in run["epochs"]
+        for event in entry["events"]
+    ]
+    if events:
+        parts.append(table(("seed", "epoch", "what", "why"), [[escape(x) for x in row] for row in events]))
+    return "".join(parts)
 
 
 def _pareto(result):

@@ -1,3 +1,4 @@
+import dataclasses
 import io
 import itertools
 import math
@@ -21,6 +22,7 @@ from nas.report import render, write_report
 from nas.search import search
 from nas.space import Decision, Macro, SearchSpace
 from nas.summary import baselines, expected_best, finished, front_volume, spearman, table
+from nas.training_plots import gates_over_time
 from nas.wording import cost_text, number
 from search_spaces.nasbench201 import from_string, nasbench201
 from strategies.random_search import random_search
@@ -330,3 +332,43 @@ def test_folder_appears_quoted_in_how_to_go_on(tmp_path):
     folder = tmp_path / "my run"
     shown = "".join(Checker(page(run(trials=2, out=folder))).text)
     assert f"--out '{folder}' --resume" in shown
+
+
+TRAINING = {
+    "schema": "nas.training/1",
+    "runs": [
+        {
+            "seed": 3,
+            "finished": True,
+            "epochs": [
+                {
+                    "epoch": e,
+                    "metrics": {"loss": 1 / e},
+                    "events": [{"event": "guard", "guard": "skip", "why": HOSTILE}] if e == 2 else [],
+                    "gates": [[e / 4, 1 - e / 4], [0.5, 0.5]],
+                    "seconds": e,
+                }
+                for e in (1, 2, 3)
+            ],
+        }
+    ],
+    "edges": ["a", "b"],
+    "options": [["x", "y"], ["x", "y"]],
+}
+
+
+def test_gates_are_drawn_as_shares_of_one():
+    figure = gates_over_time([e["gates"] for e in TRAINING["runs"][0]["epochs"]], ["a", "b"], [["x", "y"]] * 2)
+    first, second = [axes for axes in figure.axes if axes.get_title() in ("a", "b")]
+    lowest = first.collections[0].get_paths()[0].vertices
+    assert {(1.0, 0.25), (2.0, 0.5), (3.0, 0.75)} <= {tuple(map(float, v)) for v in lowest}
+    assert {(1.0, 0.5), (2.0, 0.5), (3.0, 0.5)} <= {
+        tuple(map(float, v)) for v in second.collections[0].get_paths()[0].vertices
+    }
+
+
+def test_the_report_tells_of_the_training_of_shared_weights(result):
+    page = render(dataclasses.replace(result, training=TRAINING), config=None, search=None, costs={})
+    assert "The shared weights" in page and "Gates over time" in page
+    assert "skip" in page and HOSTILE not in page
+    assert "The shared weights" not in render(result, config=None, search=None, costs={})
