@@ -193,9 +193,9 @@ def _training(result):
     parts = [_svg(curves(training), "Training of the shared weights")]
     parts.append(
         "<p>Means over the steps of an epoch, a line for each seed. A triangle marks an epoch after which a guard "
-        "acted or a phase began. Accuracies of the trials are those in the shared weights, with batch norm recalibrated for "
-        "each; <code>accuracy_uncalibrated</code> in trials.csv is without. They rank architectures, and are not what "
-        "one reaches on its own.</p>"
+        "acted or a phase began. Accuracies of the trials are those in the shared weights, with batch norm "
+        "recalibrated for each; <code>accuracy_uncalibrated</code> in trials.csv is without. They rank architectures, "
+        "and are not what one reaches on its own.</p>"
     )
     first = [entry["gates"] for entry in training["runs"][0]["epochs"] if "gates" in entry]
     if first and "edges" in training:
