@@ -65,6 +65,7 @@ def search(
         float | None, typer.Option(help="cores of each worker; default 1, or all where weights are shared", min=0)
     ] = None,
     gpus: Annotated[float, typer.Option(help="GPUs, or a share of one, of each worker", min=0)] = 0,
+    trial_time: Annotated[str | None, typer.Option(help="such as 10m: a candidate that takes longer fails")] = None,
     baseline: Annotated[str | None, typer.Option(help="random: also run random search with the same budget")] = None,
     seed: Seed = 0,
     seeds: Annotated[int, typer.Option(help="weight-sharing: so many trainings, each with its own seed", min=1)] = 1,

@@ -124,13 +124,13 @@ def known_spaces(own: str | None, spaces: Mapping[str, Callable[..., SearchSpace
     return {**spaces, make_own(own, factory).name: factory}
 
 
-def parse_time(text: str | None) -> float | None:
+def parse_time(text: str | None, option: str = "--time") -> float | None:
     """``90s``, ``15m``, ``2h``, ``1d`` in seconds."""
     if text is None:
         return None
     found = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*([smhd])\s*", text)
     if not found or float(found[1]) <= 0:
-        raise BadInput(f"--time {text}: write a number above zero with s, m, h or d, for example 2h")
+        raise BadInput(f"{option} {text}: write a number above zero with s, m, h or d, for example 2h")
     return float(found[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[found[2]]
 
 

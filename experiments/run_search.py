@@ -74,6 +74,7 @@ class Options:
     workers: int | None
     cpus: float | None
     gpus: float
+    trial_time: str | None
     baseline: str | None
     seed: int
     seeds: int
@@ -138,7 +139,7 @@ def main(o: Options) -> None:
         result = share_command.run(o, sharing, sets["sharing"].get("searcher"), common | {"out": out})
         write_outputs(result, sizes.train)
         return _tell(result, out, o)
-    common["eta"] = o.eta if o.rungs else None
+    common |= {"eta": o.eta if o.rungs else None, "trial_seconds": parse_time(o.trial_time, "--trial-time")}
 
     def run(name, arguments, folder):
         strategy = _strategy(name, space, arguments, shape)

@@ -16,7 +16,7 @@ from nas.wording import number
 from strategies import ONE_SHOT, STRATEGIES
 
 # options of a search of many trainings, which mean nothing for one
-MANY = ("rungs", "start_from", "edits", "warm_start", "baseline")
+MANY = ("rungs", "start_from", "edits", "warm_start", "baseline", "trial_time")
 SEARCHER = "regularized_evolution"
 
 

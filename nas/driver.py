@@ -124,6 +124,16 @@ class Driver:
         self.folder.append(event)
         return self._apply_result(self.trials[id], event)
 
+    def adopt(self, results: Mapping[int, Mapping[str, float]]) -> None:
+        """Takes what workers have written of candidates, where no driver has heard of it."""
+        for trial in [t for t in self.trials if t.status == "pending" and t.id in results]:
+            self._again = [t for t in self._again if t is not trial]
+            self.finish(trial.id, results[trial.id])
+
+    def retried(self, id: int, reason: str) -> None:
+        """Records that a candidate's worker died, and that it starts again in another."""
+        self.folder.append({"event": "retried", "id": id, "reason": " ".join(reason.split())[:500]})
+
     @property
     def exhausted(self) -> bool:
         """No new candidate will be asked for."""

@@ -1,6 +1,7 @@
 """The run folder: a journal that is the truth, and the files people read, made from it."""
 
 import csv
+import fcntl
 import io
 import json
 import os
@@ -38,10 +39,15 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             if file.exists():
                 self._check_same(file)
-                self.events = list(self._read())
-            else:
-                write_json(file, self.description)
-            self._file = (self.path / "journal.jsonl").open("a")
+            self._file = _locked(self.path)
+            try:
+                if file.exists():
+                    self.events = list(self._read())
+                else:
+                    write_json(file, self.description)
+            except BaseException:
+                self.close()
+                raise
         except OSError as error:
             raise BadInput(f"out: {self.path} cannot be written ({error.strerror}); choose another folder") from None
 
@@ -138,9 +144,26 @@ class RunFolder:
             self._file = None
 
 
+def _locked(path):
+    """The journal, for this process alone: the lock goes with the process, however it ends."""
+    journal = (path / "journal.jsonl").open("a")
+    try:
+        fcntl.flock(journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        journal.close()
+        raise BadInput(
+            f"out: a search that is still running writes to {path}; wait for its end, or choose another folder"
+        ) from None
+    except OSError:
+        pass  # a file system without locks
+    return journal
+
+
 def _ours(path):
     """A search that was killed while it measured has left its tables and nothing else."""
     if path.name.startswith(".") or path.name.endswith(".partial.json"):
+        return True
+    if path.name == "journal.jsonl" and path.stat().st_size == 0:  # opened, and killed before anything was written
         return True
     return path.is_file() and path.suffix == ".json" and b'"nas.cost/1"' in path.read_bytes()[:200]
 

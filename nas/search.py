@@ -1,5 +1,7 @@
 """The search in this process; `nas.tune` has the same verb through Ray."""
 
+import signal
+import threading
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -33,6 +35,7 @@ def search(
     out: Any = None,
     resume: bool = False,
     observer: Observer = quiet,
+    trial_seconds: float | None = None,
 ) -> Result:
     """Searches in this process, one candidate after the other.
 
@@ -53,6 +56,8 @@ def search(
         out: run folder; None keeps everything in memory.
         resume: go on in `out`.
         observer: called with ("start" | "asked" | "rung" | "told" | "end", driver, trial or None).
+        trial_seconds: a candidate that takes longer is a failed trial. Here it is noticed between two operations of
+            Python, and in the main thread only; through Ray its process is killed.
 
     Raises:
         BadInput: no budget, an unknown cost, or a folder that holds another search.
@@ -64,17 +69,19 @@ def search(
         space, strategy, evaluation, objective, costs, trials, seconds, seed, eta, macro, out, resume, executor="local"
     )
     driver.start()
-    return run(driver, evaluation, observer, started)
+    return run(driver, evaluation, observer, started, trial_seconds)
 
 
-def run(driver: Driver, evaluation: Evaluation, observer: Observer, started: float) -> Result:
+def run(
+    driver: Driver, evaluation: Evaluation, observer: Observer, started: float, trial_seconds: float | None = None
+) -> Result:
     """Evaluates what the driver asks for until it is over, in this process, and closes its folder."""
     observer("start", driver, None)
     try:
         evaluate = evaluation() if not driver.over else None
         while (job := driver.next()) is not None:
             observer("asked", driver, driver.trials[job.id])
-            observer("told", driver, _evaluate_one(driver, evaluate, job, observer))
+            observer("told", driver, _evaluate_one(driver, evaluate, job, observer, trial_seconds))
     except KeyboardInterrupt:
         driver.stopping = True
     finally:
@@ -84,9 +91,33 @@ def run(driver: Driver, evaluation: Evaluation, observer: Observer, started: flo
     return result
 
 
-def _evaluate_one(driver, evaluate, job, observer):
+def _timed(reports, seconds):
+    """The reports, as long as they come within so many seconds; the alarm is set only while the evaluation runs."""
+    if seconds is None or threading.current_thread() is not threading.main_thread():
+        yield from reports
+        return
+
+    def late(signal_number, frame):
+        raise CandidateFailed(f"it took longer than {seconds:g} s")
+
+    until, before = time.monotonic() + seconds, signal.signal(signal.SIGALRM, late)
+    try:
+        while True:
+            signal.setitimer(signal.ITIMER_REAL, max(1e-6, until - time.monotonic()))
+            metrics = next(reports, None)
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            if metrics is None:
+                return
+            yield metrics
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+        reports.close()
+
+
+def _evaluate_one(driver, evaluate, job, observer, seconds):
     metrics: Mapping[str, float] | None = None
-    reports = evaluate(job)
+    reports = _timed(iter(evaluate(job)), seconds)
     began = time.monotonic()
     try:
         for metrics in reports:

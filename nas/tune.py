@@ -1,16 +1,20 @@
 """The same search through Ray Tune, on this machine or a cluster. The only file that imports Ray."""
 
+import contextlib
 import json
 import logging
+import math
 import os
 import shutil
+import signal
 import socket
 import tempfile
+import threading
 import time
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 # read by Ray when it is imported: our own journal and progress take the place of its loggers and tables
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
@@ -29,6 +33,7 @@ from nas.cost import Cost
 from nas.driver import Driver, Observer, open_driver, quiet
 from nas.errors import BadInput
 from nas.evaluate import CandidateFailed, Evaluation, Job, Rung
+from nas.files import read_json
 from nas.objective import Objective
 from nas.one_shot import Shared
 from nas.result import Result
@@ -56,6 +61,7 @@ def search(
     workers: int | None = None,
     cpus: float = 1,
     gpus: float = 0,
+    trial_seconds: float | None = None,
     address: str | None = None,
     callbacks: Sequence[tune.Callback] = (),
 ) -> Result:
@@ -80,6 +86,7 @@ def search(
         cpus: cores of each worker. XLA gets as many threads: two workers of one core train more small networks an hour
             than one of two.
         gpus: share of a GPU of each worker; each process gets that share of its memory.
+        trial_seconds: a candidate that takes longer is killed with its worker, and is a failed trial.
         address: of a running cluster; default RAY_ADDRESS, else a Ray of its own on this machine.
         callbacks: of Ray Tune (TensorBoard, MLflow, Weights & Biases).
 
@@ -95,9 +102,14 @@ def search(
         _connect(address)
         workers = _workers(workers, cpus, gpus)
         driver.start()
+        results = Results(None if driver.folder.path is None else driver.folder.path.resolve() / ".results")
+        driver.adopt(results.read())
         observer("start", driver, None)
         if not driver.over:
-            _run(driver, evaluation, observer, workers, cpus, gpus, callbacks)
+            own_worker = dict(evaluation=evaluation, results=results, cpus=cpus, gpus=gpus, limit=trial_seconds)
+            _run(driver, own_worker, observer, workers, callbacks)
+            driver.adopt(results.read())
+        results.clear()
     finally:
         driver.folder.close()
         if own and ray.is_initialized():
@@ -163,14 +175,14 @@ def _workers(asked, cpus, gpus):
     return asked or room
 
 
-def _run(driver, evaluation, observer, workers, cpus, gpus, callbacks):
+def _run(driver, own_worker, observer, workers, callbacks):
     # Ray's own records are of no use once it ends; on a cluster they must lie where every node can write
     root = None if driver.folder.path is None else driver.folder.path.resolve()
     for left in root.glob(".ray-*") if root else ():  # by a search that was killed
         shutil.rmtree(left, ignore_errors=True)
     with tempfile.TemporaryDirectory(prefix=".ray-", dir=root, ignore_cleanup_errors=True) as storage:
         trainable = tune.with_resources(
-            tune.with_parameters(_Worker, evaluation=evaluation, cpus=cpus, gpus=gpus), {"cpu": cpus, "gpu": gpus}
+            tune.with_parameters(_Worker, **own_worker), {"cpu": own_worker["cpus"], "gpu": own_worker["gpus"]}
         )
         tuner = tune.Tuner(
             trainable,
@@ -190,10 +202,63 @@ def _run(driver, evaluation, observer, workers, cpus, gpus, callbacks):
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
                 # a candidate that kills its worker gets one more chance: the worker may have been the one at fault
                 failure_config=tune.FailureConfig(max_failures=1),
-                callbacks=list(callbacks),
+                callbacks=[_Retries(driver), *callbacks],
             ),
         )
         tuner.fit()
+
+
+class Results(NamedTuple):
+    """Files of finished candidates, each written by its worker: what a killed driver had not heard of is not lost.
+
+    They are renamed into place but not flushed to disk: they have to outlive processes, and after a power failure the
+    candidate starts again.
+    """
+
+    folder: Path | None
+
+    def write(self, id: int, metrics: Mapping[str, float]) -> None:
+        """The last metrics of a candidate."""
+        if self.folder is not None:
+            self.folder.mkdir(exist_ok=True)
+            half = self.folder / f"{id}.{os.getpid()}.half"
+            half.write_text(json.dumps(metrics))
+            half.rename(self.folder / f"{id}.json")
+
+    def read(self) -> dict[int, dict[str, float]]:
+        """The metrics of each candidate's id; what cannot be read is left out, and the candidate starts again."""
+        found = {}
+        for file in [] if self.folder is None else sorted(self.folder.glob("*.json")):
+            with contextlib.suppress(BadInput, ValueError):
+                found[int(file.stem)] = read_json(file, "a worker's result")
+        return found
+
+    def late(self, id: int, *, set: bool = False) -> bool:
+        """Whether the candidate has been killed for taking too long; `set` marks it so."""
+        if self.folder is None:
+            return False
+        mark = self.folder / f"{id}.late"
+        if set:
+            self.folder.mkdir(exist_ok=True)
+            mark.touch()
+        return mark.exists()
+
+    def clear(self) -> None:
+        """Removes them: by now the journal holds all."""
+        if self.folder is not None:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+
+class _Retries(tune.Callback):
+    def __init__(self, driver: Driver):
+        self.driver = driver
+
+    def on_trial_recover(self, iteration, trials, trial, **info):
+        self.driver.retried(trial.config["job"]["id"], "its worker died")
+
+    def __getstate__(self):
+        """Nothing: Ray pickles its callbacks for its own resume, and ours reads the journal."""
+        return {}
 
 
 def train_shared(
@@ -298,18 +363,37 @@ def _limit_xla(cpus, gpus):
 class _Worker(tune.Trainable):
     """One process; it prepares the evaluation once and then takes one candidate after the other."""
 
-    def setup(self, config, evaluation=None, cpus=1, gpus=0):
+    def setup(self, config, evaluation=None, results=None, cpus=1, gpus=0, limit=None):
         _limit_xla(cpus, gpus)
+        self._results, self._limit, self._watchdog = results, limit, None
         self._evaluate = evaluation()
         self.reset_config(config)
 
     def reset_config(self, new_config):
         job = new_config["job"]
+        self._id = job["id"]
+        self._watch()
         self._reports = self._evaluate(Job(job["id"], np.asarray(job["row"], np.int32), job["epochs"], job["seed"]))
         self._began = time.monotonic()
         return True
 
+    def _watch(self):
+        """Kills this process when the candidate takes too long: nothing gentler ends a hang inside compiled code."""
+        if self._watchdog is not None:
+            self._watchdog.cancel()
+        if self._limit is not None:
+            self._watchdog = threading.Timer(self._limit, self._kill)
+            self._watchdog.daemon = True
+            self._watchdog.start()
+
+    def _kill(self):
+        self._results.late(self._id, set=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+
     def step(self):
+        if self._limit is not None and self._results.late(self._id):
+            reason = f"it took longer than {self._limit:g} s"
+            return {"reason": reason, "seconds": self._limit, tune.result.DONE: True}
         try:
             metrics = next(self._reports)
         except StopIteration:
@@ -320,6 +404,11 @@ class _Worker(tune.Trainable):
         found = {"seconds": time.monotonic() - self._began, **metrics}
         # the plain figures are for callbacks such as TensorBoard; Ray flattens and renames, the report is ours
         last = not isinstance(metrics, Rung)
+        if last:
+            if self._watchdog is not None:
+                self._watchdog.cancel()
+            if all(map(math.isfinite, found.values())):
+                self._results.write(self._id, found)
         return {**found, "report": json.dumps({"metrics": found, "last": last}), tune.result.DONE: last}
 
     def save_checkpoint(self, checkpoint_dir):
@@ -329,6 +418,8 @@ class _Worker(tune.Trainable):
         """A retried candidate starts again."""
 
     def cleanup(self):
+        if self._watchdog is not None:
+            self._watchdog.cancel()
         if hasattr(self._reports, "close"):
             self._reports.close()
 

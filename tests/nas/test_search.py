@@ -347,3 +347,28 @@ def test_scratch_trains_as_long_as_the_strategy_asks():
     assert {t.epochs for t in result.trials} == {1, 2} and result.best.epochs == 2
     rows_at = [{tuple(t.row) for t in result.trials if t.epochs == e} for e in (1, 2)]
     assert rows_at[1] <= rows_at[0]
+
+
+def test_a_second_search_in_the_same_folder_is_refused_while_the_first_runs(tmp_path):
+    said = []
+
+    def second(choices):
+        with pytest.raises(BadInput, match="a search that is still running writes to"):
+            search(SPACE, random_search(SPACE), function(score, SPACE), trials=2, out=tmp_path / "a", resume=True)
+        said.append(1)
+        return score(choices)
+
+    search(SPACE, random_search(SPACE), function(second, SPACE), trials=2, out=tmp_path / "a")
+    assert len(said) == 2
+
+
+def test_a_candidate_that_takes_too_long_fails_and_the_search_goes_on():
+    def slow(choices):
+        if choices["edge_0_1"] == "none":
+            time.sleep(100)
+        return score(choices)
+
+    result = search(SPACE, random_search(SPACE), function(slow, SPACE), trials=8, trial_seconds=0.3)
+    late = {t.id for t in result.trials if SPACE.decode(t.row)["edge_0_1"] == "none"}
+    assert late and {t.id for t in result.trials if t.status == "failed"} == late
+    assert {t.reason for t in result.trials if t.id in late} == {"it took longer than 0.3 s"}

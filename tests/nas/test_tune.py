@@ -90,13 +90,13 @@ def test_failures_rungs_and_reused_workers():
     )
 
 
-def test_a_candidate_that_kills_its_worker_is_a_failed_trial():
+def test_a_candidate_that_kills_its_worker_is_a_failed_trial(tmp_path):
     def deadly(choices):
         if choices["edge_0_1"] == "none":
             os.kill(os.getpid(), signal.SIGKILL)
         return score(choices)
 
-    result = tune.search(SPACE, random_search(SPACE), function(deadly, SPACE), trials=8)
+    result = tune.search(SPACE, random_search(SPACE), function(deadly, SPACE), trials=8, out=tmp_path / "a")
     for t in result.trials:
         dead = SPACE.decode(t.row)["edge_0_1"] == "none"
         assert t.status == ("failed" if dead else "finished")
@@ -167,6 +167,43 @@ def test_ctrl_c_ends_with_what_is_there(tmp_path):
     assert statuses == {"asked", "finished"}
     assert "complete True" in start(out, resume=True).communicate(timeout=180)[0]
     check_complete(out)
+
+
+def test_what_a_worker_finished_is_not_lost_with_its_driver(tmp_path):
+    out = tmp_path / "a"
+    child = start(out, resume=False)
+    wait_for(out, 20, child)
+    os.killpg(child.pid, signal.SIGKILL)
+    child.wait()
+    lines = (out / "journal.jsonl").read_text().splitlines(keepends=True)
+    told = [e for e in events(out) if e["event"] == "finished"]
+    # as if the driver had been killed before it heard of the last one, whose worker has written its result
+    (out / "journal.jsonl").write_text("".join(line for line in lines if json.loads(line) != told[-1]))
+    mark = told[-1]["metrics"] | {"accuracy": 0.125}
+    results = tune.Results(out / ".results")
+    results.write(told[-1]["id"], mark)
+    (out / ".results" / "7000.json").write_text("{")  # cut off: left out
+    again = start(out, resume=True)
+    assert "complete True" in again.communicate(timeout=180)[0]
+    check_complete(out)
+    kept = next(e for e in events(out) if e["event"] == "finished" and e["id"] == told[-1]["id"])
+    assert kept["metrics"]["accuracy"] == 0.125
+    assert not (out / ".results").exists()
+
+
+def test_a_candidate_that_hangs_is_a_failed_trial_and_its_retry_is_on_record(tmp_path):
+    def hangs(choices):
+        if choices["edge_0_1"] == "none":
+            time.sleep(1000)
+        return score(choices)
+
+    result = tune.search(
+        SPACE, random_search(SPACE), function(hangs, SPACE), trials=8, trial_seconds=1.5, out=tmp_path / "a"
+    )
+    hung = {t.id for t in result.trials if SPACE.decode(t.row)["edge_0_1"] == "none"}
+    assert hung and {t.id for t in result.trials if t.status == "failed"} == hung
+    assert {t.reason for t in result.trials if t.id in hung} == {"it took longer than 1.5 s"}
+    assert {e["id"] for e in events(tmp_path / "a") if e["event"] == "retried"} == hung
 
 
 @pytest.mark.parametrize(("options", "says"), [({"workers": 10**4}, "ask for at most"), ({"workers": 0}, "at least 1")])
