@@ -225,10 +225,6 @@ def _check(o, seconds):
         raise BadInput(f"--rungs: {o.strategy} has rungs of its own; give --set fidelities=[{o.rungs},EPOCHS] instead")
     if o.executor not in ("ray", "local"):
         raise BadInput(f"--executor: no executor '{o.executor}'; {suggest(o.executor, ('ray', 'local'))}")
-    if (o.start_from or o.warm_start) and "first" not in accepted(STRATEGIES[o.strategy]):
-        option = "--start-from" if o.start_from else "--warm-start"
-        takes = ", ".join(name for name, factory in STRATEGIES.items() if "first" in accepted(factory))
-        raise BadInput(f"{option}: strategy '{o.strategy}' starts with rows of its own; use one of: {takes}")
     if o.edits is not None and o.start_from is None:
         raise BadInput("--edits: say which architecture they are edits of: --start-from CONFIG")
     if o.warm_start is not None:

@@ -4,14 +4,14 @@ Li et al., "A System for Massively Parallel Hyperparameter Tuning", MLSys 2020, 
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from nas.objective import fitness
 from nas.space import SearchSpace
-from nas.strategy import Asked, Strategy, check_told
+from nas.strategy import Asked, Strategy, check_told, first_rows, starting
 from strategies.history import History, no_history, remember_row, remember_told
 from strategies.successive_halving import check_fidelities, too_small
 
@@ -33,6 +33,7 @@ def asha(
     budget: int | None = None,
     trainings: int | None = None,
     eta: int = 3,
+    first: Any = None,
     objectives: int = 1,
     constraints: int = 0,
 ) -> Strategy:
@@ -48,18 +49,20 @@ def asha(
         budget: in epochs; and/or
         trainings: how many at most.
         eta: of each rung, one in `eta` goes on; 4 in the paper, 3 as in `successive_halving`.
+        first: rows int[K, L] that are trained before any random one.
         objectives: M, scores per candidate.
         constraints: C, violations per candidate.
 
     Raises:
-        BadInput: fidelities that do not rise, no budget, or one below the lowest fidelity.
+        BadInput: fidelities that do not rise, no budget, one below the lowest fidelity, or a row of `first`
+            that is none of the space.
     """
     check_fidelities("asha", fidelities, budget, trainings, eta)
     most = [*([budget // fidelities[0]] if budget is not None else []), *([trainings] if trainings is not None else [])]
     capacity = min(most)
     if capacity < 1:
         raise too_small("asha", fidelities[:1], budget, trainings)
-    cost = jnp.asarray(fidelities, jnp.int32)
+    cost, first = jnp.asarray(fidelities, jnp.int32), first_rows(space, first)
 
     def init(key):
         rung, promoted = jnp.zeros(capacity, jnp.int32), jnp.zeros(capacity, bool)
@@ -88,8 +91,9 @@ def asha(
             chosen, level = promotable(state)
             key = jax.random.fold_in(state.key, past.asked)
             drawn = space.sample_from(jax.random.uniform(key, (space.length,)))
+            drawn, random = starting(first, past.asked - state.promoted.sum(), drawn, chosen < 0)
             row = jnp.where(chosen >= 0, past.rows[chosen], drawn)
-            slot = Asked(jnp.where(asks, past.asked, -1), row, cost[level], chosen < 0)
+            slot = Asked(jnp.where(asks, past.asked, -1), row, cost[level], random)
             return State(
                 key=state.key,
                 history=remember_row(past, row, asks),
@@ -109,4 +113,5 @@ def asha(
         return (state.history.asked >= capacity) | ~fits(state, 0)
 
     arguments = {"fidelities": list(fidelities), "budget": budget, "trainings": trainings, "eta": eta}
+    arguments |= {"first": first.tolist()} if len(first) else {}
     return Strategy(init, ask, tell, done, "asha", arguments)

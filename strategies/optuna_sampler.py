@@ -88,13 +88,14 @@ def nsga3(
     return _genetic(space, "nsga3", "NSGAIIISampler", population, first, objectives, constraints)
 
 
-def optuna_random(space: SearchSpace, *, objectives: int = 1, constraints: int = 0) -> Strategy:
-    """Optuna's random sampler: what its other samplers are to be held against."""
-    return _strategy(space, _make("optuna_random", "RandomSampler", {}), "optuna_random", {}, objectives, constraints)
+def optuna_random(space: SearchSpace, *, first: Any = None, objectives: int = 1, constraints: int = 0) -> Strategy:
+    """Optuna's random sampler: what its other samplers are to be held against. `first` as in `nsga2`."""
+    name = "optuna_random"
+    return _strategy(space, _make(name, "RandomSampler", {}), name, {}, objectives, constraints, first=first)
 
 
 def optuna_sampler(
-    space: SearchSpace, *, sampler: "BaseSampler", objectives: int = 1, constraints: int = 0
+    space: SearchSpace, *, sampler: "BaseSampler", first: Any = None, objectives: int = 1, constraints: int = 0
 ) -> Strategy:
     """Any sampler object of Optuna, or of a person's own, as a strategy.
 
@@ -103,6 +104,7 @@ def optuna_sampler(
         sampler: copied, and its random numbers are seeded by the search. A parameter is called as its decision and its
             value is the option's index; where only some options are allowed, its name ends with them, as ``op[0,2]``,
             because Optuna's distributions are fixed. A decision with a single allowed option is not suggested.
+        first: rows int[K, L] that are asked before any other, as enqueued trials.
         objectives: M, all of them to be maximised.
         constraints: C; violations are set as the trial's constraints, so the sampler needs no ``constraints_func``.
 
@@ -114,7 +116,7 @@ def optuna_sampler(
     generations of NSGA-II, the covariance of CMA-ES) is the same again after a resume.
     """
     name = type(sampler).__name__
-    return _strategy(space, sampler, "optuna_sampler", {"sampler": name}, objectives, constraints, 0)
+    return _strategy(space, sampler, "optuna_sampler", {"sampler": name}, objectives, constraints, 0, first)
 
 
 def _genetic(space, name, kind, population, first, objectives, constraints):

@@ -5,7 +5,7 @@ al., "Hyperband: A Novel Bandit-Based Approach to Hyperparameter Optimization", 
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ import numpy as np
 from nas.errors import BadInput
 from nas.objective import fitness
 from nas.space import SearchSpace
-from nas.strategy import Asked, Strategy, check_told
+from nas.strategy import Asked, Strategy, check_told, first_rows, starting
 from strategies.history import History, no_history, remember_row, remember_told
 
 
@@ -32,6 +32,7 @@ def successive_halving(
     budget: int | None = None,
     trainings: int | None = None,
     eta: int = 3,
+    first: Any = None,
     objectives: int = 1,
     constraints: int = 0,
 ) -> Strategy:
@@ -46,11 +47,13 @@ def successive_halving(
         budget: in epochs, all rungs together; and/or
         trainings: how many at most, all rungs together.
         eta: of each rung, one in `eta` goes on; 3 or 4 in the paper.
+        first: rows int[K, L] that take the first places of the first rung; what finds no place there is left out.
         objectives: M, scores per candidate.
         constraints: C, violations per candidate.
 
     Raises:
-        BadInput: fidelities that do not rise, no budget, or one too small for a single candidate at each fidelity.
+        BadInput: fidelities that do not rise, no budget, one too small for a single candidate at each fidelity,
+            or a row of `first` that is none of the space.
     """
     name = "successive_halving"
     check_fidelities(name, fidelities, budget, trainings, eta)
@@ -59,7 +62,7 @@ def successive_halving(
         raise too_small(name, fidelities, budget, trainings)
     arguments = {"fidelities": list(fidelities), "budget": budget, "trainings": trainings, "eta": eta}
     plan = list(zip(counts, fidelities, strict=True))
-    return _brackets(space, [plan], name, arguments, objectives, constraints)
+    return _brackets(space, [plan], name, arguments, first, objectives, constraints)
 
 
 def hyperband(
@@ -69,6 +72,7 @@ def hyperband(
     budget: int | None = None,
     trainings: int | None = None,
     eta: int = 3,
+    first: Any = None,
     objectives: int = 1,
     constraints: int = 0,
 ) -> Strategy:
@@ -87,7 +91,7 @@ def hyperband(
     if not plans:
         raise too_small(name, fidelities, budget, trainings)
     arguments = {"fidelities": list(fidelities), "budget": budget, "trainings": trainings, "eta": eta}
-    return _brackets(space, plans, name, arguments, objectives, constraints)
+    return _brackets(space, plans, name, arguments, first, objectives, constraints)
 
 
 def bracket(
@@ -134,7 +138,7 @@ def too_small(name: str, fidelities: Sequence[int], budget: int | None, training
     )
 
 
-def _brackets(space, plans, name, arguments, objectives, constraints):
+def _brackets(space, plans, name, arguments, first, objectives, constraints):
     """The strategy that goes through rungs of (candidates, epochs), bracket after bracket."""
     # of each id: epochs, its place in the rung, and the ids that the rung is chosen from
     table: list[tuple[int, int, int, int]] = []
@@ -145,7 +149,8 @@ def _brackets(space, plans, name, arguments, objectives, constraints):
             table += [(length, place, *below) for place in range(count)]
             below = (start, start + count)
     capacity = len(table)
-    epochs, place, first, end = np.asarray(table, np.int32).T
+    epochs, place, start, end = np.asarray(table, np.int32).T
+    first = first_rows(space, first)[: plans[0][0][0]]
 
     def init(key):
         return State(key, no_history(space, capacity, objectives, constraints))
@@ -154,13 +159,13 @@ def _brackets(space, plans, name, arguments, objectives, constraints):
         def one(state, _):
             past = state.history
             id = jnp.minimum(past.asked, capacity - 1)
-            below = (jnp.arange(capacity) >= jnp.asarray(first)[id]) & (jnp.arange(capacity) < jnp.asarray(end)[id])
+            below = (jnp.arange(capacity) >= jnp.asarray(start)[id]) & (jnp.arange(capacity) < jnp.asarray(end)[id])
             asks = (past.asked < capacity) & (past.told | ~below).all()
             values = fitness(past.scores, past.violation, valid=below & past.known)
             chosen = jnp.argsort(-values, stable=True)[jnp.asarray(place)[id]]
             random = ~jnp.isfinite(values[chosen])
             drawn = space.sample_from(jax.random.uniform(jax.random.fold_in(state.key, id), (space.length,)))
-            row = jnp.where(random, drawn, past.rows[chosen])
+            row, random = starting(first, id, jnp.where(random, drawn, past.rows[chosen]), random)
             slot = Asked(jnp.where(asks, id, -1), row, jnp.asarray(epochs)[id], random)
             return state._replace(history=remember_row(past, row, asks)), slot
 
@@ -174,4 +179,5 @@ def _brackets(space, plans, name, arguments, objectives, constraints):
     def done(state):
         return state.history.asked >= capacity
 
+    arguments = arguments | ({"first": first.tolist()} if len(first) else {})
     return Strategy(init, ask, tell, done, name, arguments)

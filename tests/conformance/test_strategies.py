@@ -194,6 +194,18 @@ def test_several_at_once_equal_one_after_the_other(name):
 
 
 @pytest.mark.parametrize("name", CASES)
+def test_rows_that_are_given_are_asked_first(name):
+    """In their order, not as random ones, and with what a resume needs to ask for them again."""
+    given = [[3, 1, 0, 2, 2, 1], [1, 0, 1, 0, 3, 3]]
+    strategy = STRATEGIES[name](SPACES[True], **CASES[name], first=given)
+    asked, _ = jitted(strategy)[0](strategy.init(jax.random.key(0)), 4)
+    assert asked.row[:2].tolist() == given == strategy.arguments["first"]
+    assert not np.asarray(asked.random)[:2].any()
+    with pytest.raises(BadInput, match="not allowed"):
+        STRATEGIES[name](SPACES[True], **CASES[name], first=[[0, 1, 0, 0, 0, 0]])
+
+
+@pytest.mark.parametrize("name", CASES)
 def test_failures_are_tolerated(name):
     """Every third candidate fails; the search goes on and the rest is not worse for it than at random."""
     calls = iter(range(10**6))

@@ -195,10 +195,6 @@ BAD = {
     "more workers than cores": (["search", "--trials", "1", "--workers", "9999"], "cores"),
     "warm start of how many": (["search", "--trials", "1", "--warm-start", "synflow"], "synflow+jacob_cov:200"),
     "warm start by what": (["search", "--trials", "1", "--warm-start", "synflo:9"], "did you mean 'synflow'"),
-    "random search from a start": (
-        ["search", "--trials", "1", "--strategy", "random_search", "--start-from", "a.json"],
-        "regularized_evolution",
-    ),
     "resume what": (["search", "--trials", "1", "--resume"], "--out"),
     "trials not a number": (["search", "--trials", "many"], "integer"),
     "no config": (["describe", "nothing.json"], "no such file"),
