@@ -15,6 +15,7 @@ from nas.errors import BadInput, suggest
 
 if TYPE_CHECKING:
     from nas.layers import Layer
+    from nas.relaxation import Relaxation
     from nas.supernet import Supernet
 
 Row = Any  # int32[L], numpy or jax
@@ -88,6 +89,8 @@ class SearchSpace:
             over the groups. Default: each decision alone. Checked when a cost is tabulated.
         arguments: what the factory was called with (JSON), so that a config can call it again.
         sample_of: ``(uniform float32[L]) -> int32[L]``, another distribution for `sample`.
+        relaxation_of: ``(space) -> Relaxation``, the edges and operations that differentiable methods search in.
+            Default: an edge for each decision.
         view: what a restricted view of the space keeps to (JSON), as `nas.near` makes one; written to ``search.json``.
     """
 
@@ -101,6 +104,7 @@ class SearchSpace:
     factors: tuple[tuple[int, ...], ...] | None = None
     arguments: Mapping[str, Any] = field(default_factory=dict)
     sample_of: Callable[[jax.Array], Row] | None = None
+    relaxation_of: "Callable[[SearchSpace], Relaxation] | None" = None
     view: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self):
@@ -137,6 +141,13 @@ class SearchSpace:
         macro = macro or self.macro
         net = LayerBuilder(macro.input, self.decisions, np.asarray(row).tolist())
         return net.finish(self.network(net, macro))
+
+    @property
+    def relaxation(self) -> "Relaxation":
+        """The relaxed form of this space, for differentiable methods."""
+        from nas.relaxation import plain_relaxation
+
+        return (self.relaxation_of or plain_relaxation)(self)
 
     def build(self, row: Row, macro: Macro | None = None, *, rngs):
         """A Flax network of this one architecture, newly initialised from `rngs` (``flax.nnx.Rngs``)."""

@@ -11,10 +11,13 @@ import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from nas.errors import BadInput, suggest
+from nas.mixed import edge_between
+from nas.relaxation import Relaxation
 from nas.space import Decision, Macro, SearchSpace
 from search_spaces.ops import (
     classifier,
@@ -121,6 +124,7 @@ def cell_space(
         key_of=_pairs_sorted,
         factors=_factors(nodes) if concat == "all" else None,
         arguments={"nodes": nodes, "operations": list(operations)},
+        relaxation_of=functools.partial(_relaxation, nodes=nodes, operations=tuple(operations)),
     )
 
 
@@ -197,6 +201,38 @@ def _pairs_sorted(row):
     (a, f), (b, g) = (first[..., 0], first[..., 1]), (second[..., 0], second[..., 1])
     swap = ((a > b) | ((a == b) & (f > g)))[..., None]
     return jnp.where(swap, jnp.concatenate([second, first], 1), pairs).reshape(-1)
+
+
+def _relaxation(space: SearchSpace, nodes: int, operations: tuple[str, ...]) -> Relaxation:
+    """Every edge between two values of a cell, with ``none`` as one more operation (DARTS, section 2.1).
+
+    A node keeps the two strongest of its edges, by their strongest operation that is not ``none`` (section 2.4).
+    """
+    nodes_of = [(cell, node) for cell in CELLS for node in range(2, nodes + 2)]
+    edges = [(cell, node, source) for cell, node in nodes_of for source in range(node)]
+    place = {edge: i for i, edge in enumerate(edges)}
+
+    def gates(row):
+        pairs = jnp.asarray(row).reshape(-1, 2, 2)  # node, pair, (input, operation)
+        found = jnp.zeros((len(edges), 1 + len(operations)))
+        for i, (cell, node) in enumerate(nodes_of):
+            first = place[cell, node, 0]
+            for pair in (0, 1):
+                found = found.at[first + pairs[i, pair, 0], 1 + pairs[i, pair, 1]].add(1.0)
+        return found
+
+    def discretise(gates):
+        strength, best = gates[:, 1:].max(-1), gates[:, 1:].argmax(-1)
+        row = []
+        for cell, node in nodes_of:
+            first = place[cell, node, 0]
+            # the lower source first, as in a genotype
+            sources = jnp.sort(jax.lax.top_k(strength[first : first + node], 2)[1])
+            row += [part for source in sources for part in (source, best[first + source])]
+        return jnp.stack(row).astype(jnp.int32)
+
+    names = tuple(f"{edge_between(f'{cell}_{node}', source)}_op" for cell, node, source in edges)
+    return Relaxation(names, (("none", *operations),) * len(edges), gates, discretise)
 
 
 def _factors(nodes: int) -> tuple[tuple[int, ...], ...]:
