@@ -303,7 +303,11 @@ def checkpoint_of(folder: Path | None, seed: int) -> Path | None:
 
 def training_record(sharing: Sharing, runs: Sequence[Shared]) -> dict[str, Any]:
     """JSON: what happened in the training of each seed, epoch by epoch."""
-    return {
+    relaxed = {}
+    if sharing.method.gates is not None:
+        relaxation = sharing.space.relaxation
+        relaxed = {"edges": list(relaxation.edges), "options": [list(own) for own in relaxation.options]}
+    return relaxed | {
         "schema": "nas.training/1",
         "method": sharing.method.name,
         "epochs": sharing.recipe.epochs,

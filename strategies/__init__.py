@@ -4,6 +4,8 @@ from collections.abc import Callable
 
 from nas.one_shot import OneShot
 from strategies.asha import asha
+from strategies.darts import darts
+from strategies.gdas import gdas
 from strategies.local_search import local_search
 from strategies.mixed_fidelity import mixed_fidelity
 from strategies.optuna_sampler import nsga2, nsga3, optuna_random, tpe
@@ -13,6 +15,7 @@ from strategies.predictor import predictor
 from strategies.random_search import random_search
 from strategies.regularized_evolution import regularized_evolution
 from strategies.reinforce import reinforce
+from strategies.single_path import single_path
 from strategies.successive_halving import hyperband, successive_halving
 
 # multi-trial: they ask for candidates and are told their scores
@@ -34,4 +37,8 @@ STRATEGIES = {
 }
 
 # weight-sharing: they train the weights of all candidates together
-ONE_SHOT: dict[str, Callable[..., OneShot]] = {}
+ONE_SHOT: dict[str, Callable[..., OneShot]] = {
+    "darts": darts,
+    "gdas": gdas,
+    "single_path": single_path,
+}

@@ -1,0 +1,60 @@
+"""GDAS: one sampled operation on each edge, with gradients straight through the sampling."""
+
+import jax
+import jax.numpy as jnp
+
+from nas.mixed import Hard
+from nas.one_shot import OneShot
+from nas.space import Macro, SearchSpace
+from nas.train import CLASSIFICATION, Recipe, Task
+from strategies.gradient import by_gates
+
+
+def gdas(
+    space: SearchSpace,
+    *,
+    macro: Macro,
+    recipe: Recipe,
+    steps: int,
+    task: Task = CLASSIFICATION,
+    hottest: float = 10.0,
+    coldest: float = 0.1,
+    logit_rate: float | None = None,
+) -> OneShot:
+    """Gumbel-max samples an operation for each edge; its gate is 1 forwards, and backwards that of a Gumbel softmax.
+
+    Dong and Yang, "Searching for a Robust Neural Architecture in Four GPU Hours", CVPR 2019. An edge costs one
+    operation instead of all of them. The gradient of the operations that were not taken is left out, which the
+    paper's code adds as a constant.
+
+    Args:
+        space: between operations.
+        macro: frame of the supernet.
+        recipe: of the weights.
+        steps: of the whole training.
+        task: loss.
+        hottest: temperature at the start; 10 in the paper.
+        coldest: at the end, reached linearly; .1 in the paper.
+        logit_rate: Adam's learning rate for the logits; default 3e-4, more in a search shorter than the paper's.
+    """
+    allowed = space.relaxation.allowed
+
+    def gate(key, logits, progress):
+        temperature = hottest + (coldest - hottest) * progress
+        scores = jax.nn.log_softmax(jnp.where(allowed, logits, -jnp.inf), -1) + jax.random.gumbel(key, logits.shape)
+        shares = jax.nn.softmax(jnp.where(allowed, scores, -jnp.inf) / temperature, -1)
+        index = shares.argmax(-1)
+        one = jax.nn.one_hot(index, logits.shape[1])
+        return Hard(index, one + shares - jax.lax.stop_gradient(shares))
+
+    return by_gates(
+        space,
+        gate,
+        name="gdas",
+        arguments={"hottest": hottest, "coldest": coldest, "logit_rate": logit_rate},
+        macro=macro,
+        recipe=recipe,
+        steps=steps,
+        task=task,
+        logit_rate=logit_rate,
+    )

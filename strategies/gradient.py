@@ -1,0 +1,176 @@
+"""What the differentiable methods share: shared weights and logits, each trained on its own half of the data.
+
+Liu et al., "DARTS: Differentiable Architecture Search", ICLR 2019. A method is a function from logits to gates.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from nas.mixed import mixed_supernet
+from nas.one_shot import Batch, OneShot
+from nas.space import Macro, SearchSpace
+from nas.train import CLASSIFICATION, Recipe, Task, learning_rate_at, optimizer_of
+
+Gate = Callable[[jax.Array, jax.Array, jax.Array], Any]
+
+# Liu et al. 2019, appendix A.1.2
+LOGIT_SCALE = 1e-3
+LOGIT_RATE, LOGIT_DECAY, LOGIT_BETAS = 3e-4, 1e-3, (0.5, 0.999)
+PAPER_STEPS = 50 * 390  # 50 epochs of half of CIFAR-10 in batches of 64
+FASTEST_LOGIT_RATE = 0.03
+
+
+class State(NamedTuple):
+    """Arrays of a differentiable search."""
+
+    weights: Any
+    stats: Any
+    moments: Any  # of the weights' optimiser
+    logits: jax.Array  # float32[E, K]
+    logit_moments: Any
+
+
+def logit_optimizer() -> optax.GradientTransformation:
+    """DARTS's Adam; its weight decay is part of the gradient, as PyTorch's was when the paper was written."""
+    return optax.chain(
+        optax.add_decayed_weights(LOGIT_DECAY), optax.scale_by_adam(b1=LOGIT_BETAS[0], b2=LOGIT_BETAS[1])
+    )
+
+
+def logit_rate_for(steps: int) -> float:
+    """The paper's 3e-4 in a training as long as the paper's, and more in a shorter one, up to .03.
+
+    Adam moves a logit by about its rate in a step, so with the paper's rate a short search would end where it began.
+    """
+    return min(FASTEST_LOGIT_RATE, LOGIT_RATE * max(1.0, PAPER_STEPS / steps))
+
+
+def soft(relaxation, logits: jax.Array) -> jax.Array:
+    """float32[E, K]: a softmax over the operations that an edge has."""
+    return jax.nn.softmax(jnp.where(relaxation.allowed, logits, -jnp.inf), -1)
+
+
+def by_gates(
+    space: SearchSpace,
+    gate: Gate,
+    *,
+    name: str,
+    arguments: Mapping[str, Any],
+    macro: Macro,
+    recipe: Recipe,
+    steps: int,
+    task: Task = CLASSIFICATION,
+    logit_rate: float | None = None,
+    penalty: Callable[[jax.Array, jax.Array, jax.Array], jax.Array] | None = None,
+    step_of: Callable[..., Any] | None = None,
+    after_epoch: Callable[..., Any] | None = None,
+    train_gate: Gate | None = None,
+) -> OneShot:
+    """A method that differs from DARTS in how logits become gates.
+
+    Args:
+        space: with a relaxation between operations.
+        gate: ``(key, logits float32[E, K], progress) -> choice`` of the mixed supernet: gates or `nas.mixed.Hard`.
+        name: of the method.
+        arguments: it was made with.
+        macro: frame of the supernet.
+        recipe: of the weights.
+        steps: of the whole training.
+        task: loss.
+        logit_rate: Adam's learning rate for the logits; None is `logit_rate_for`.
+        penalty: ``(key, logits, progress) -> float32[]``, added to the validation loss.
+        step_of: another step than `alternate`, made of the same three functions.
+        after_epoch: guards.
+        train_gate: another `gate` for the step of the weights.
+    """
+    network, relaxation = mixed_supernet(space, macro), space.relaxation
+    optimizer, logit_moments_of = optimizer_of(recipe), logit_optimizer()
+    allowed = jnp.asarray(relaxation.allowed)
+    rate_of_logits = logit_rate_for(steps) if logit_rate is None else logit_rate
+
+    def loss(weights, logits, stats, batch, key, progress, of_weights):
+        choice = gate(key, logits, progress)
+        if train_gate is not None:
+            choice = jax.tree.map(lambda a, b: jnp.where(of_weights, a, b), train_gate(key, logits, progress), choice)
+        out, stats, _ = network.apply(weights, stats, batch.x, choice, train=True)
+        value = task.loss(out, batch.labels, recipe).mean()
+        if penalty is not None:
+            value = value + jnp.where(of_weights, 0.0, penalty(key, logits, progress))
+        return value, stats
+
+    def init(key):
+        weight_key, logit_key = jax.random.split(key)
+        weights, stats = network.init(weight_key)
+        logits = LOGIT_SCALE * jax.random.normal(logit_key, allowed.shape) * allowed
+        return State(weights, stats, optimizer.init(weights), logits, logit_moments_of.init(logits))
+
+    def update_weights(state, gradient, progress):
+        direction, moments = optimizer.update(gradient, state.moments, state.weights)
+        rate = learning_rate_at(recipe, progress * steps, jnp.float32(steps))
+        return state._replace(
+            weights=jax.tree.map(lambda w, d: w - rate * d, state.weights, direction), moments=moments
+        )
+
+    def update_logits(state, gradient):
+        direction, moments = logit_moments_of.update(gradient, state.logit_moments, state.logits)
+        return state._replace(logits=(state.logits - rate_of_logits * direction) * allowed, logit_moments=moments)
+
+    inner = (step_of or alternate)(loss, update_weights, update_logits)
+
+    def step(state, train_batch, valid_batch, key, progress):
+        state, metrics = inner(state, train_batch, valid_batch, key, progress)
+        gates = soft(relaxation, state.logits)
+        entropy = -(gates * jnp.log(jnp.where(gates > 0, gates, 1))).sum(-1).mean()
+        return state, metrics | {"entropy": entropy}
+
+    def derive(state, validation, key):
+        return relaxation.discretise(soft(relaxation, state.logits))[None]
+
+    return OneShot(
+        init,
+        step,
+        after_epoch,
+        derive,
+        lambda state: soft(relaxation, state.logits),
+        lambda state: (state.weights, state.stats),
+        network,
+        name,
+        arguments,
+    )
+
+
+def alternate(loss, update_weights, update_logits):
+    """First order: a step of the logits on validation images, then one of the weights on training images.
+
+    Both are one loop of two, so that the network is compiled once; each half leaves the other's gradient unused.
+
+    Args:
+        loss: ``(weights, logits, stats, batch, key, progress, of_weights) -> (float32[], stats)``.
+        update_weights: ``(State, gradient, progress) -> State``.
+        update_logits: ``(State, gradient) -> State``.
+    """
+
+    def step(state, train: Batch, valid: Batch, key, progress):
+        def half(state, own):
+            of_weights, batch, key = own
+            gradient_of = jax.value_and_grad(loss, (0, 1), has_aux=True)
+            found = gradient_of(state.weights, state.logits, state.stats, batch, key, progress, of_weights)
+            (value, stats), (by_weights, by_logits) = found
+            state = state._replace(stats=stats)
+            new = jax.lax.cond(
+                of_weights,
+                lambda: update_weights(state, by_weights, progress),
+                lambda: update_logits(state, by_logits),
+            )
+            return new, value
+
+        both = jax.tree.map(lambda a, b: jnp.stack([a, b]), valid, train)
+        halves = (jnp.asarray([False, True]), both, jax.random.split(key))
+        state, (valid_loss, train_loss) = jax.lax.scan(half, state, halves)
+        return state, {"loss": train_loss, "valid_loss": valid_loss}
+
+    return step

@@ -1,0 +1,55 @@
+"""Single-path one-shot: each step trains the weights of one uniformly sampled architecture."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from nas.one_shot import Batch, OneShot
+from nas.space import Macro, SearchSpace
+from nas.train import CLASSIFICATION, Recipe, Task, learning_rate_at, optimizer_of
+
+
+class State(NamedTuple):
+    """Arrays of a single-path training."""
+
+    weights: Any
+    stats: Any
+    moments: Any
+
+
+def single_path(
+    space: SearchSpace, *, macro: Macro, recipe: Recipe, steps: int, task: Task = CLASSIFICATION
+) -> OneShot:
+    """Uniform sampling of paths (Guo et al., "Single Path One-Shot", ECCV 2020); then a strategy searches the weights.
+
+    With evolution as the searcher it is the paper's method; with ``random_search`` it is random search with weight
+    sharing (Li and Talwalkar, UAI 2019), the baseline of all weight-sharing methods.
+
+    Args:
+        space: any that has a shared program.
+        macro: frame of the supernet.
+        recipe: of the weights.
+        steps: of the whole training.
+        task: loss.
+    """
+    network, optimizer = space.supernet(macro), optimizer_of(recipe)
+
+    def init(key):
+        weights, stats = network.init(key)
+        return State(weights, stats, optimizer.init(weights))
+
+    def step(state, train: Batch, valid: Batch, key, progress):
+        row = space.sample(key, 1)[0]
+
+        def loss(weights):
+            out, stats, _ = network.apply(weights, state.stats, train.x, row, train=True)
+            return task.loss(out, train.labels, recipe).mean(), stats
+
+        (value, stats), gradient = jax.value_and_grad(loss, has_aux=True)(state.weights)
+        direction, moments = optimizer.update(gradient, state.moments, state.weights)
+        rate = learning_rate_at(recipe, progress * steps, jnp.float32(steps))
+        weights = jax.tree.map(lambda w, d: w - rate * d, state.weights, direction)
+        return State(weights, stats, moments), {"loss": value}
+
+    return OneShot(init, step, None, None, None, lambda state: (state.weights, state.stats), network, "single_path", {})
