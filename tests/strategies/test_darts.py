@@ -1,0 +1,104 @@
+"""DARTS's two steps against closed forms, and its logits' rate."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from nas.errors import BadInput
+from nas.space import Macro
+from nas.train import Recipe, optimizer_of
+from search_spaces import nasbench201
+from strategies.darts import darts, through_a_step
+from strategies.gradient import FASTEST_LOGIT_RATE, LOGIT_RATE, PAPER_STEPS, alternate, logit_rate_for
+
+RATE, DECAY, MOMENTUM = 0.1, 0.01, 0.9
+RECIPE = Recipe(learning_rate=RATE, weight_decay=DECAY, momentum=MOMENTUM, schedule="constant", gradient_clip=0.0)
+A = jnp.asarray([[1.0, 2.0], [0.5, -1.0], [0.0, 3.0]])  # what the logits ask of the weights
+B, C = jnp.asarray([0.3, -0.2, 0.7]), jnp.asarray([0.1, 0.2])
+
+
+class State(NamedTuple):
+    weights: Any
+    stats: Any
+    moments: Any
+    logits: Any
+
+
+def loss(weights, logits, stats, batch, key, progress, of_weights):
+    """Training: ½|w - A a|²; validation: ½|w - b|² + c·a."""
+    of_train = 0.5 * jnp.square(weights - A @ logits).sum()
+    of_valid = 0.5 * jnp.square(weights - B).sum() + C @ logits
+    return jnp.where(of_weights, of_train, of_valid), stats
+
+
+def taken(gradients):
+    """Updates that keep the gradient instead of following it."""
+    return (
+        lambda state, gradient, progress: state._replace(weights=gradient),
+        lambda state, gradient: (gradients.append(gradient), state)[1],
+    )
+
+
+def start():
+    weights, logits = jnp.asarray([1.0, -1.0, 0.5]), jnp.asarray([0.2, -0.4])
+    moments = optimizer_of(RECIPE).init(weights)
+    trace = lambda part: isinstance(part, optax.TraceState)  # noqa: E731
+    moving = jnp.asarray([0.5, 0.1, -0.3])
+    moments = jax.tree.map(lambda p: optax.TraceState(moving) if trace(p) else p, moments, is_leaf=trace)
+    return State(weights, jnp.zeros(()), moments, logits), moving
+
+
+def test_second_order_is_the_closed_form_of_a_quadratic():
+    state, moving = start()
+    gradients = []
+    step = through_a_step(RECIPE, 100, loss, *taken(gradients))
+    after, metrics = step(state, None, None, jax.random.key(0), jnp.float32(0))
+    w, a = state.weights, state.logits
+    moved = w - RATE * (w - A @ a + DECAY * w + MOMENTUM * moving)
+    np.testing.assert_allclose(gradients[0], RATE * A.T @ (moved - B) + C, rtol=1e-5)
+    np.testing.assert_allclose(metrics["valid_loss"], 0.5 * jnp.square(moved - B).sum() + C @ a, rtol=1e-5)
+    # the step of the weights starts from where they were, not from where the look ahead went
+    np.testing.assert_allclose(after.weights, w - A @ a, rtol=1e-5)
+
+
+def test_the_papers_finite_difference_agrees_with_differentiating_through_the_step():
+    state, moving = start()
+    gradients = []
+    through_a_step(RECIPE, 100, loss, *taken(gradients))(state, None, None, jax.random.key(0), jnp.float32(0))
+    w, a = state.weights, state.logits
+    moved = w - RATE * (w - A @ a + DECAY * w + MOMENTUM * moving)
+    of = lambda w, a, train: loss(w, a, 0.0, None, None, 0.0, train)[0]  # noqa: E731
+    by_weights, by_logits = jax.grad(of, (0, 1))(moved, a, False)
+    epsilon = 0.01 / jnp.linalg.norm(by_weights)  # equation 8
+    plus, minus = (jax.grad(of, 1)(w + sign * epsilon * by_weights, a, True) for sign in (1, -1))
+    np.testing.assert_allclose(gradients[0], by_logits - RATE * (plus - minus) / (2 * epsilon), rtol=1e-3)
+
+
+def test_first_order_takes_each_gradient_where_it_belongs():
+    state, _ = start()
+    step = alternate(
+        loss,
+        lambda state, gradient, progress: state._replace(weights=state.weights - RATE * gradient),
+        lambda state, gradient: state._replace(logits=state.logits - gradient),
+    )
+    batch = jnp.zeros(2)
+    after, metrics = step(state, batch, batch, jax.random.key(0), jnp.float32(0))
+    logits = state.logits - C  # the weights' part of the validation loss says nothing of the logits
+    np.testing.assert_allclose(after.logits, logits, rtol=1e-6)
+    np.testing.assert_allclose(after.weights, state.weights - RATE * (state.weights - A @ logits), rtol=1e-6)
+    np.testing.assert_allclose(metrics["loss"], 0.5 * jnp.square(state.weights - A @ logits).sum(), rtol=1e-6)
+
+
+def test_logits_move_as_far_in_a_short_search_as_in_the_papers():
+    assert logit_rate_for(PAPER_STEPS) == logit_rate_for(2 * PAPER_STEPS) == LOGIT_RATE
+    assert logit_rate_for(PAPER_STEPS // 10) == pytest.approx(10 * LOGIT_RATE)
+    assert logit_rate_for(1) == FASTEST_LOGIT_RATE
+
+
+def test_an_order_that_there_is_not():
+    with pytest.raises(BadInput, match="order is 3; it must be 1 or 2"):
+        darts(nasbench201(), macro=Macro(4, 1, (8, 8, 1), 10), recipe=RECIPE, steps=10, order=3)
