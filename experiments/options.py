@@ -14,14 +14,12 @@ from typing import Any
 import hw_models
 from hw_models.block_table import SCHEMA, load_blocks
 from nas.config import macro_to_json
-from nas.cost import Cost, load_cost
+from nas.cost import COUNTED, Cost, load_cost
 from nas.errors import BadInput, suggest
 from nas.files import read_json
 from nas.objective import Limit, Objective, accuracy, mnasnet, pareto, parse_quantity
 from nas.space import SearchSpace
 from nas.train import Recipe
-
-COUNTED = ("params", "macs", "memory")
 
 
 def parse_sets(items: list[str]) -> dict[str, Any]:

@@ -38,7 +38,7 @@ from nas.journal import RunFolder
 from nas.near import near
 from nas.progress import progress
 from nas.report import write_report
-from nas.result import trial_rows
+from nas.result import priced, trial_rows
 from nas.search import search
 from nas.space import Macro
 from nas.summary import baselines, front_volume, table, why_nothing
@@ -281,7 +281,7 @@ def _keep(cost, path):
 
 def write_outputs(result, recipe, baseline=None) -> None:
     """best.json, pareto.json, trials.csv and report.html, from the result alone."""
-    folder = RunFolder.writer(result.out)
+    folder, result = RunFolder.writer(result.out), priced(result)
     folder.write_table("trials.csv", trial_rows(result))
     best = None
     if result.best is not None:

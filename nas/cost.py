@@ -19,6 +19,8 @@ from nas.layers import Layer, counts
 from nas.objective import UNITS
 from nas.space import Archs, Macro, SearchSpace
 
+# what `count_costs` gives
+COUNTED = ("params", "macs", "memory")
 # counts are tabulated only where that takes well under a second, at some ten microseconds a layer
 TABULATED_LAYERS = 30_000
 
@@ -293,11 +295,11 @@ def count_costs(space: SearchSpace, macro: Macro | None = None) -> dict[str, Cos
         if name != "memory" and small:
             # BadInput: they do not add, for instance because the width of a layer is a decision
             with contextlib.suppress(BadInput):
-                return tabulate(space, value, stamp)
+                return tabulate(space, value, stamp, check=8)
         function = lambda rows: np.asarray([value(row) for row in np.atleast_2d(rows)], np.float64)  # noqa: E731
         return Cost(stamp, function=function, space=space.fingerprint)
 
-    return {name: of(name, index) for index, name in enumerate(("params", "macs", "memory"))}
+    return {name: of(name, index) for index, name in enumerate(COUNTED)}
 
 
 def block_times(layers: Sequence[Layer], times: Mapping[str, float]) -> float:

@@ -14,13 +14,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from nas.cost import Cost, cost_column, count_costs
+from nas.cost import COUNTED, Cost, cost_column, count_costs
 from nas.errors import BadInput
 from nas.evaluate import Job, keep_going, use_compilation_cache
 from nas.files import read_json
 from nas.journal import RunFolder
 from nas.objective import Limit, Objective, check_costs, pareto_front
-from nas.result import Result, Trial, longest
+from nas.result import Result, Trial, longest, priced
 from nas.space import Macro, SearchSpace
 from nas.strategy import Strategy
 
@@ -50,6 +50,9 @@ class Driver:
         self.space, self.objective, self.folder, self.seed = space, objective, folder, seed
         self.costs = {**count_costs(space, macro), **costs}
         self.columns = {name: cost_column(name, cost) for name, cost in self.costs.items()}
+        # a function of the row takes milliseconds: where it decides nothing it waits for whoever looks (`priced`)
+        read = {*objective.costs, *(limit.cost for limit in objective.limits)}
+        self._deciding = {name: c for name, c in self.costs.items() if c.function is None or name in read}
         self.limit, self.eta = trials, eta
         self.seconds = seconds
         self.deadline: float | None = None
@@ -153,7 +156,7 @@ class Driver:
 
     def _with_costs(self, trial, metrics):
         found = {name: float(value) for name, value in metrics.items()}
-        for name, cost in self.costs.items():
+        for name, cost in self._deciding.items():
             found[self.columns[name]] = found[name] = float(cost(trial.row[None])[0])
         return found
 
@@ -228,7 +231,7 @@ class Driver:
         violation = np.stack([t.violation for t in done]) if done else np.zeros((0, 0), np.float32)
         front = [t for t, on in zip(done, pareto_front(scores, violation), strict=True) if on]
         front.sort(key=lambda t: (-t.scores[0], t.id))
-        return Result(
+        result = Result(
             space=self.space,
             objective=self.objective,
             trials=tuple(self.trials),
@@ -241,6 +244,7 @@ class Driver:
             costs=self.costs,
             out=self.folder.path,
         )
+        return priced(result, front)
 
 
 Observer = Callable[[str, Driver, Trial | None], None]
@@ -294,7 +298,7 @@ def plan_search(
         raise BadInput(f"trials is {trials!r}; it must be a whole number of at least 1")
     if seconds is not None and not seconds > 0:
         raise BadInput(f"time is {seconds!r}; it must be above zero")
-    check_costs(objective, [*count_costs(space, macro), *(costs or {})])
+    check_costs(objective, [*COUNTED, *(costs or {})])
     if eta is not None and eta < 2:
         raise BadInput(f"eta is {eta}; it must be at least 2")
     described = {

@@ -1,12 +1,12 @@
 """What a search gives back, the same from every executor."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-from nas.cost import Cost
+from nas.cost import Cost, cost_column
 from nas.objective import Objective
 from nas.space import SearchSpace
 
@@ -21,7 +21,8 @@ class Trial:
         epochs: asked for; 0 is what the recipe says.
         random: drawn without using any result.
         status: pending, finished, stopped (at a rung) or failed.
-        metrics: of the last report, costs included under their column names.
+        metrics: of the last report, costs included under their column names. Of a cost that is a function of the row
+            and that the objective does not read, only where the trial is on the Pareto front, or after `priced`.
         scores: float32[M], NaN when failed.
         violation: float32[C].
         reason: why it failed.
@@ -97,6 +98,22 @@ class Result:
     training: Mapping[str, Any] | None = None
 
 
+def priced(result: Result, trials: Iterable[Trial] | None = None) -> Result:
+    """The result with every cost in the metrics of these trials; None: of all that have metrics."""
+    found: dict[int, dict[str, float]] = {t.id: t.metrics for t in (result.trials if trials is None else trials)}
+    found = {id: metrics for id, metrics in found.items() if metrics}
+    for name, cost in result.costs.items():
+        column = cost_column(name, cost)
+        missing = [id for id, metrics in found.items() if column not in metrics]
+        if missing:
+            values = cost(np.stack([result.trials[id].row for id in missing]))
+            found |= {id: found[id] | {column: float(v)} for id, v in zip(missing, values, strict=True)}
+    of = lambda trial: replace(trial, metrics=found.get(trial.id, trial.metrics))  # noqa: E731
+    new = tuple(map(of, result.trials))
+    best = None if result.best is None else new[result.best.id]
+    return replace(result, trials=new, best=best, pareto=tuple(new[t.id] for t in result.pareto))
+
+
 def trial_rows(result: Result) -> list[dict[str, Any]]:
     """Rows of ``trials.csv``: finished, stopped and failed trials by id."""
     return [
@@ -106,6 +123,6 @@ def trial_rows(result: Result) -> list[dict[str, Any]]:
         | {f"score_{axis}": float(v) for axis, v in zip(result.objective.axes, t.scores, strict=True)}
         | {f"over_{x.cost}": float(v) for x, v in zip(result.objective.limits, t.violation, strict=True)}
         | {"seconds": t.seconds, "reason": t.reason}
-        for t in result.trials
+        for t in priced(result).trials
         if t.status != "pending"
     ]

@@ -3,6 +3,9 @@
 import os
 from pathlib import Path
 
+# most of the suite's time is LLVM optimising programs that run once; a test promises figures, not speed
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+
 import jax
 import pytest
 

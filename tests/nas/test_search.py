@@ -16,6 +16,7 @@ import nas
 from nas.driver import reopen
 from nas.errors import BadInput
 from nas.evaluate import CandidateFailed, Rung, Scratch, function
+from nas.layers import counts
 from nas.objective import Limit
 from nas.result import Trial, longest, trial_rows
 from nas.search import search
@@ -242,6 +243,21 @@ def test_reopen_shows_what_the_search_showed(tmp_path):
     assert rows(again) == rows(result) and again.complete
     assert [t.id for t in again.pareto] == [t.id for t in result.pareto]
     assert trial_rows(again) == trial_rows(result)
+
+
+def test_costs_that_decide_nothing_are_priced_when_somebody_looks():
+    """A table at once; a function of the row for the front, and for all in the table of trials."""
+    found = search(SPACE, random_search(SPACE), function(score, SPACE), trials=20, objective=nas.pareto("params"))
+    memory = [counts(SPACE.layers(t.row)).memory_bytes for t in found.trials]
+    front = {t.id for t in found.pareto}
+    assert 0 < len(front) < 20 and all(t.metrics["params"] for t in found.trials)
+    assert {t.id for t in found.trials if "memory_bytes" in t.metrics} == front
+    assert found.best.metrics["memory_bytes"] == memory[found.best.id]
+    assert [row["memory_bytes"] for row in trial_rows(found)] == memory
+    limited = nas.accuracy(limits=[Limit("memory", float(np.median(memory)))])
+    found = search(SPACE, random_search(SPACE), function(score, SPACE), trials=20, objective=limited)
+    assert [t.metrics["memory_bytes"] for t in found.trials] == memory
+    assert found.best.metrics["memory_bytes"] <= limited.limits[0].value
 
 
 def test_equal_networks_are_trained_as_given():
