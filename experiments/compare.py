@@ -1,5 +1,6 @@
 """`nas compare`: many strategies on benchmark tables, paired with random search seed by seed, and a picture."""
 
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -46,9 +47,8 @@ def main(
     found = []
     for source in sources:
         table = source.load()
-        results = compare(
-            ["random_search", *(n for n in names if n != "random_search")], table, source, queries, runs, seed
-        )
+        those = fitting(["random_search", *names], table, queries, named=strategies is not None)
+        results = compare(those, table, source, queries, runs, seed)
         rows = paired(results, table, queries)
         found.append({"benchmark": table.name, "optimum": float(table.test.max()), "strategies": rows})
         if out is not None:
@@ -64,6 +64,21 @@ def main(
 
 def _named(tables: Sequence[str]) -> list[str]:
     return list(benchmarks.BENCHMARKS) if list(tables) == ["all"] else list(dict.fromkeys(tables))
+
+
+def fitting(names: Sequence[str], table: Benchmark, queries: int, *, named: bool) -> list[str]:
+    """Those that can search this table, each once; said before any is run, and refused where a person named it."""
+    found = []
+    for name in dict.fromkeys(names):
+        try:
+            make(name, table, queries)
+        except BadInput as error:
+            if named:
+                raise
+            print(f"nas: left out on {table.name}: {error}", file=sys.stderr)
+        else:
+            found.append(name)
+    return found
 
 
 def compare(names, table: Benchmark, source: Source, queries: int, runs: int, seed: int) -> dict[str, Replayed]:

@@ -7,6 +7,7 @@ import pytest
 
 from experiments import compare
 from experiments.replay_command import SETTINGS, Source, make, run
+from nas.errors import BadInput
 from nas.replay import replay
 from nas.space import all_rows
 from search_spaces import SPACES
@@ -92,6 +93,17 @@ def test_bad_input_is_one_line(nas, file, words, said):
 
 def test_settings_are_those_a_strategy_takes():
     assert set(SETTINGS) <= set(STRATEGIES)
+
+
+def test_strategies_that_a_table_does_not_suit_are_left_out_or_refused_before_any_is_run(file, capsys):
+    """One length of training, and fewer queries than NSGA-II's population."""
+    table = Source(str(file), None, "nasbench201", "arch", None, ("val",), "test").load()
+    names = ["random_search", "nsga2", "mixed_fidelity", "local_search", "random_search"]
+    assert compare.fitting(names, table, 20, named=False) == ["random_search", "local_search"]
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 2 and "nsga2: population" in said[0] and "at least two fidelities" in said[1]
+    with pytest.raises(BadInput, match="nsga2: population"):
+        compare.fitting(names, table, 20, named=True)
 
 
 def test_comparison_pairs_the_runs_of_one_seed(file):
