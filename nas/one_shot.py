@@ -145,18 +145,25 @@ def train_shared(
     run = _Run(*jax.jit(functools.partial(_begin, method, splits, batch))(jax.random.fold_in(key, 0)))
     record: list[dict[str, Any]] = []
     before = 0.0
-    if checkpoint is not None and Path(checkpoint).exists():
-        (state, sums), notes = load_checkpoint(checkpoint, run[:2])
-        if (notes["seed"], notes["total"]) != (seed, total):
-            raise BadInput(f"{checkpoint}: a run of another seed or length; give the same options")
-        run, record, before = _Run(state, sums, *notes["place"]), notes["record"], notes["seconds"]
+    # beside a place inside an epoch the end of the last one is kept: a training that diverges goes back to it
+    files = [] if checkpoint is None else [Path(checkpoint), Path(f"{checkpoint}.within")]
+    good = run
+    for file in files:
+        if file.exists():
+            (state, sums), notes = load_checkpoint(file, run[:2])
+            if (notes["seed"], notes["total"]) != (seed, total):
+                raise BadInput(f"{file}: a run of another seed or length; give the same options")
+            place = _Run(state, sums, *notes["place"])
+            if (place.epoch, place.step) > (run.epoch, run.step):
+                run, record, before = place, notes["record"], notes["seconds"]
+            good = place if place.step == 0 else good._replace(retries=max(good.retries, place.retries))
 
     def save():
-        if checkpoint is not None:
+        if files:
             notes = {"seed": seed, "total": total, "place": run[2:], "record": record}
-            save_checkpoint(checkpoint, run[:2], notes | {"seconds": before + time.monotonic() - began})
+            save_checkpoint(files[run.step > 0], run[:2], notes | {"seconds": before + time.monotonic() - began})
 
-    good, saved = run, time.monotonic()
+    saved = time.monotonic()
     try:
         while run.epoch < recipe.epochs and not run.stopped:
             if seconds is not None and time.monotonic() - began >= seconds:

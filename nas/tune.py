@@ -348,6 +348,10 @@ class _Watching(tune.Callback):
     def __init__(self, watch: Watch):
         self.watch = watch
 
+    def __getstate__(self):
+        """Nothing, as `_Retries`."""
+        return {}
+
     def on_trial_result(self, iteration, trials, trial, result, **info):
         if "steps" in result:
             self.watch(trial.config["seed"], result["steps"], result["metrics"])

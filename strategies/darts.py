@@ -1,15 +1,11 @@
 """DARTS: differentiable architecture search, first and second order."""
 
-from typing import Any
-
 import jax
-import jax.numpy as jnp
-import optax
 
 from nas.errors import BadInput
 from nas.one_shot import Batch, OneShot
 from nas.space import Macro, SearchSpace
-from nas.train import CLASSIFICATION, Recipe, Task, learning_rate_at
+from nas.train import CLASSIFICATION, Recipe, Task
 from strategies.gradient import by_gates, soft
 
 
@@ -56,27 +52,21 @@ def darts(
         steps=steps,
         task=task,
         logit_rate=logit_rate,
-        step_of=None if order == 1 else lambda *parts: through_a_step(recipe, steps, *parts),
+        step_of=None if order == 1 else through_a_step,
     )
 
 
-def through_a_step(recipe: Recipe, steps: int, loss, update_weights, update_logits):
-    """Second order: the logits' gradient of the validation loss after one step of the weights (section 2.3).
+def through_a_step(loss, update_weights, update_logits):
+    """Second order: the logits' gradient of the validation loss after a step of the weights (section 2.3).
 
-    The inner step is plain gradient descent with momentum and weight decay, as in the paper's code. Batch-norm
-    statistics move with the outer step alone.
+    The step that is looked through is the one that the weights take, momentum, weight decay and clipping included.
+    The arguments are those of `strategies.gradient.alternate`; batch-norm statistics move with the step of the weights
+    alone.
     """
 
     def unrolled(logits, state, train, valid, key, progress):
         gradient = jax.grad(loss, has_aux=True)(state.weights, logits, state.stats, train, key, progress, True)[0]
-        rate = learning_rate_at(recipe, progress * steps, jnp.float32(steps))
-        momenta = _momenta(state.moments, state.weights)
-        weights = jax.tree.map(
-            lambda w, g, m: w - rate * (g + recipe.weight_decay * w + recipe.momentum * m),
-            state.weights,
-            gradient,
-            momenta,
-        )
+        weights = update_weights(state, gradient, progress).weights
         return loss(weights, logits, state.stats, valid, key, progress, False)[0]
 
     def step(state, train: Batch, valid: Batch, key, progress):
@@ -90,13 +80,3 @@ def through_a_step(recipe: Recipe, steps: int, loss, update_weights, update_logi
         return state, {"loss": train_loss, "valid_loss": valid_loss}
 
     return step
-
-
-def _momenta(moments: Any, weights: Any) -> Any:
-    """The running sum of gradients inside the optimiser's state, or zeros where it keeps none."""
-    traces = [part for part in jax.tree.leaves(moments, is_leaf=_is_trace) if _is_trace(part)]
-    return traces[0].trace if traces else jax.tree.map(jnp.zeros_like, weights)
-
-
-def _is_trace(part):
-    return isinstance(part, optax.TraceState)

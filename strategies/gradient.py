@@ -146,7 +146,8 @@ def by_gates(
 def alternate(loss, update_weights, update_logits):
     """First order: a step of the logits on validation images, then one of the weights on training images.
 
-    Both are one loop of two, so that the network is compiled once; each half leaves the other's gradient unused.
+    Both are one loop of two, so that the network is compiled once; each half leaves the other's gradient unused, and
+    both move the batch-norm statistics.
 
     Args:
         loss: ``(weights, logits, stats, batch, key, progress, of_weights) -> (float32[], stats)``.

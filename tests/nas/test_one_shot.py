@@ -3,6 +3,7 @@
 import functools
 import os
 import signal
+import threading
 from typing import NamedTuple
 
 import jax
@@ -131,21 +132,32 @@ def test_an_epoch_shows_every_image_once_and_validation_begins_anew():
     np.testing.assert_array_equal(again[:2], order[3:5])
 
 
-def test_a_step_that_diverges_goes_back_once_with_other_random_numbers(undisturbed):
-    seen = []
+def failing_once(step):
+    """A loss that is no number in one step of seed 5; after going back that step has another key."""
+    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(5), 1), 0)
+    drawn = jax.random.key_data(jax.random.split(jax.random.fold_in(key, step))[1])[0]
+    return lambda value, progress, key: jnp.where(jax.random.key_data(key)[0] == drawn, jnp.nan, value)
 
-    def once(value, progress, key):
-        # the first draw of the second epoch fails; after going back its key is another
-        bad = (progress > 0.4) & (jax.random.key_data(key)[0] == seen[0]) if seen else progress > 2
-        return jnp.where(bad, jnp.nan, value)
 
-    retried = jax.random.fold_in(jax.random.fold_in(jax.random.key(5), 1), 0)
-    seen.append(jax.random.key_data(jax.random.split(jax.random.fold_in(retried, 31))[1])[0])
-    done = train_shared(method(fails_at=once), splits(), RECIPE, seed=5)
+def test_a_step_that_diverges_goes_back_once_with_other_random_numbers():
+    done = train_shared(method(fails_at=failing_once(31)), splits(), RECIPE, seed=5)
     assert done.finished
     events = [e for entry in done.record for e in entry["events"]]
     assert [e["guard"] for e in events] == ["divergence"]
-    assert "epoch 2" in events[0]["why"]
+    assert "epoch 2" in events[0]["why"] and "end of epoch 1" in events[0]["why"]
+
+
+def test_what_diverges_after_a_resume_goes_back_as_far_as_without_one(tmp_path):
+    def stop(done, metrics):
+        if done == 45:
+            raise KeyboardInterrupt
+
+    path = tmp_path / "seed.safetensors"
+    undisturbed = train_shared(method(fails_at=failing_once(46)), splits(), RECIPE, seed=5)
+    train_shared(method(fails_at=failing_once(46)), splits(), RECIPE, seed=5, checkpoint=path, observer=stop)
+    resumed = train_shared(method(fails_at=failing_once(46)), splits(), RECIPE, seed=5, checkpoint=path)
+    same(resumed.state, undisturbed.state)
+    assert [e["events"] for e in resumed.record] == [e["events"] for e in undisturbed.record]
 
 
 def test_a_training_that_goes_on_diverging_fails_with_the_reason():
@@ -228,8 +240,19 @@ def test_through_ray_a_killed_worker_goes_on_and_nothing_differs(tmp_path, undis
             os.kill(os.getpid(), signal.SIGKILL)
         return state, [], False
 
+    lock = threading.Lock()  # as a display has one: what watches stays in this process
+
+    def watch(seed, done, metrics):
+        with lock:
+            assert seed in (5, 6)
+
     found = search(
-        sharing(derives=True, after_epoch=kill_once), seeds=2, seed=5, out=tmp_path / "a", train=tune.train_shared
+        sharing(derives=True, after_epoch=kill_once),
+        seeds=2,
+        seed=5,
+        out=tmp_path / "a",
+        train=tune.train_shared,
+        watch=watch,
     )
     assert killed.exists()
     here = search(sharing(derives=True), seeds=2, seed=5)

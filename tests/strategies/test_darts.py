@@ -35,51 +35,61 @@ def loss(weights, logits, stats, batch, key, progress, of_weights):
     return jnp.where(of_weights, of_train, of_valid), stats
 
 
-def taken(gradients):
-    """Updates that keep the gradient instead of following it."""
-    return (
-        lambda state, gradient, progress: state._replace(weights=gradient),
-        lambda state, gradient: (gradients.append(gradient), state)[1],
-    )
-
-
 def start():
-    weights, logits = jnp.asarray([1.0, -1.0, 0.5]), jnp.asarray([0.2, -0.4])
-    moments = optimizer_of(RECIPE).init(weights)
-    trace = lambda part: isinstance(part, optax.TraceState)  # noqa: E731
-    moving = jnp.asarray([0.5, 0.1, -0.3])
-    moments = jax.tree.map(lambda p: optax.TraceState(moving) if trace(p) else p, moments, is_leaf=trace)
-    return State(weights, jnp.zeros(()), moments, logits), moving
+    """A state with some momentum, the real optimiser's update, and one of the logits that keeps their gradient."""
+    optimizer = optimizer_of(RECIPE)
+    weights, moving = jnp.asarray([1.0, -1.0, 0.5]), jnp.asarray([0.5, 0.1, -0.3])
+    is_trace = lambda part: isinstance(part, optax.TraceState)  # noqa: E731
+    moments = jax.tree.map(
+        lambda part: optax.TraceState(moving) if is_trace(part) else part, optimizer.init(weights), is_leaf=is_trace
+    )
+    kept = []
+
+    def update_weights(state, gradient, progress):
+        direction, moments = optimizer.update(gradient, state.moments, state.weights)
+        return state._replace(weights=state.weights - RATE * direction, moments=moments)
+
+    def update_logits(state, gradient):
+        kept.append(gradient)
+        return state
+
+    return State(weights, jnp.zeros(()), moments, jnp.asarray([0.2, -0.4])), moving, kept, update_weights, update_logits
+
+
+def one_step(w, a, moving):
+    """Nesterov momentum by hand: the step looks ahead by the new momentum."""
+    gradient = w - A @ a + DECAY * w
+    return w - RATE * (gradient + MOMENTUM * (gradient + MOMENTUM * moving))
+
+
+# how far a step moves the weights for each unit of its gradient
+REACH = RATE * (1 + MOMENTUM)
 
 
 def test_second_order_is_the_closed_form_of_a_quadratic():
-    state, moving = start()
-    gradients = []
-    step = through_a_step(RECIPE, 100, loss, *taken(gradients))
-    after, metrics = step(state, None, None, jax.random.key(0), jnp.float32(0))
+    state, moving, kept, *updates = start()
+    after, metrics = through_a_step(loss, *updates)(state, None, None, jax.random.key(0), jnp.float32(0))
     w, a = state.weights, state.logits
-    moved = w - RATE * (w - A @ a + DECAY * w + MOMENTUM * moving)
-    np.testing.assert_allclose(gradients[0], RATE * A.T @ (moved - B) + C, rtol=1e-5)
+    moved = one_step(w, a, moving)
+    np.testing.assert_allclose(kept[0], REACH * A.T @ (moved - B) + C, rtol=1e-5)
     np.testing.assert_allclose(metrics["valid_loss"], 0.5 * jnp.square(moved - B).sum() + C @ a, rtol=1e-5)
-    # the step of the weights starts from where they were, not from where the look ahead went
-    np.testing.assert_allclose(after.weights, w - A @ a, rtol=1e-5)
+    # the weights then take the very step that was looked through, from where they were
+    np.testing.assert_allclose(after.weights, moved, rtol=1e-5)
 
 
 def test_the_papers_finite_difference_agrees_with_differentiating_through_the_step():
-    state, moving = start()
-    gradients = []
-    through_a_step(RECIPE, 100, loss, *taken(gradients))(state, None, None, jax.random.key(0), jnp.float32(0))
+    state, moving, kept, *updates = start()
+    through_a_step(loss, *updates)(state, None, None, jax.random.key(0), jnp.float32(0))
     w, a = state.weights, state.logits
-    moved = w - RATE * (w - A @ a + DECAY * w + MOMENTUM * moving)
     of = lambda w, a, train: loss(w, a, 0.0, None, None, 0.0, train)[0]  # noqa: E731
-    by_weights, by_logits = jax.grad(of, (0, 1))(moved, a, False)
+    by_weights, by_logits = jax.grad(of, (0, 1))(one_step(w, a, moving), a, False)
     epsilon = 0.01 / jnp.linalg.norm(by_weights)  # equation 8
     plus, minus = (jax.grad(of, 1)(w + sign * epsilon * by_weights, a, True) for sign in (1, -1))
-    np.testing.assert_allclose(gradients[0], by_logits - RATE * (plus - minus) / (2 * epsilon), rtol=1e-3)
+    np.testing.assert_allclose(kept[0], by_logits - REACH * (plus - minus) / (2 * epsilon), rtol=1e-3)
 
 
 def test_first_order_takes_each_gradient_where_it_belongs():
-    state, _ = start()
+    state = start()[0]
     step = alternate(
         loss,
         lambda state, gradient, progress: state._replace(weights=state.weights - RATE * gradient),
