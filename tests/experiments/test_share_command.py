@@ -1,0 +1,110 @@
+"""`nas search` with weight-sharing strategies, as a person types it."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+OWN = """
+from nas.space import Decision, Macro, SearchSpace
+
+def network(net, macro):
+    with net.block("stem"):
+        x = net.activation(net.batch_norm(net.conv(net.input, macro.width, 1)))
+    def conv():
+        return net.activation(net.batch_norm(net.conv(x, macro.width, 3)))
+    x = net.choice("edge", {"conv": conv, "none": lambda: net.zeros(net.shape(x)), "pool": lambda: net.avg_pool(x)})
+    return net.linear(net.global_avg_pool(x), macro.classes)
+
+def tiny():
+    return SearchSpace("tiny", (Decision("edge", ("conv", "none", "pool")),), network, Macro(8, 1, (8, 8, 1), 10))
+"""
+TINY = ("--space", "tiny_space:tiny", "--executor", "local")
+
+
+@pytest.fixture
+def inside(tmp_path, monkeypatch):
+    (tmp_path / "tiny_space.py").write_text(OWN)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def training(folder):
+    return json.loads((folder / "training.json").read_text())
+
+
+def test_darts_writes_a_run_folder_whose_best_can_be_trained(nas, inside):
+    code, out, err = nas("search", *TINY, "--strategy", "darts", "--set", "epochs=40", "--out", "a", "--json")
+    assert not code, err
+    found = json.loads(out)
+    assert found["complete"] and found["trials"]["finished"] == 1
+    # behind a stem that sees single pixels, only a convolution tells shapes apart
+    assert found["best"]["choices"] == {"edge": "conv"}
+    assert set(os.listdir("a")) >= {"search.json", "journal.jsonl", "best.json", "training.json", "checkpoints"}
+    record = training(inside / "a")
+    assert record["edges"] == ["edge"] and record["options"] == [["conv", "none", "pool"]]
+    gates = [entry["gates"][0] for entry in record["runs"][0]["epochs"]]
+    assert len(gates) == 40 and gates[-1][0] > gates[0][0]
+    row = next(csv.DictReader((inside / "a" / "trials.csv").open()))
+    assert 0 < float(row["accuracy"]) < 1 and "accuracy_uncalibrated" in row
+    report = (inside / "a" / "report.html").read_text()
+    assert "The shared weights" in report and "Gates over time" in report
+    code, _, err = nas("train", "a/best.json", "--set", "epochs=1", "--out", "m", "--space", "tiny_space:tiny")
+    assert not code, err
+    code, _, err = nas("report", "a", "--space", "tiny_space:tiny")
+    assert not code and "Gates over time" in (inside / "a" / "report.html").read_text()
+
+
+def test_a_strategy_searches_the_weights_of_sampled_paths(nas, inside):
+    words = ("--strategy", "single_path", "--set", "searcher=random_search", "--set", "epochs=2", "--trials", 4)
+    code, out, err = nas("search", *TINY, *words, "--seeds", 2, "--out", "a", "--json")
+    assert not code, err
+    assert json.loads(out)["trials"]["finished"] == 4
+    assert [run["seed"] for run in training(inside / "a")["runs"]] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("--strategy", "darts", "--rungs", "1"), "--rungs: strategy 'darts' trains one set of weights"),
+        (("--strategy", "darts", "--set", "order=3"), "order is 3; it must be 1 or 2"),
+        (("--strategy", "darts", "--set", "searcher=tpe"), "derives its architecture itself"),
+        (("--strategy", "single_path", "--set", "searcher=evolution"), "no strategy 'evolution'"),
+        (("--strategy", "random_search", "--trials", "2", "--seeds", "2"), "--seeds: strategy 'random_search'"),
+        (("--strategy", "dart"), "did you mean 'darts'"),
+        (("--strategy", "darts", "--space", "nats_size"), "no choice between operations"),
+    ],
+)
+def test_bad_input_is_one_line_and_writes_nothing(nas, inside, words, says):
+    code, _, err = nas("search", *TINY, *words, "--out", "a")
+    assert code == 2 and says in err and len(err.strip().splitlines()) == 1
+    assert not (inside / "a" / "journal.jsonl").exists()
+
+
+def test_killed_and_resumed_finds_what_an_undisturbed_search_finds(nas, inside):
+    words = ["search", *TINY, "--strategy", "darts", "--set", "epochs=400", "--seed", "3"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(inside), *sys.path])}
+    child = subprocess.Popen(
+        [sys.executable, "-m", "experiments.cli", *words, "--out", "a"], env=environment, stderr=subprocess.PIPE
+    )
+    checkpoint, until = inside / "a" / "checkpoints" / "seed_3.safetensors", time.monotonic() + 120
+    while not checkpoint.exists() and child.poll() is None and time.monotonic() < until:
+        time.sleep(0.02)
+    child.send_signal(signal.SIGKILL)
+    assert child.wait() == -signal.SIGKILL, child.stderr.read()
+    child.stderr.close()
+    assert not (inside / "a" / "training.json").exists()
+    for out, more in (("a", ["--resume"]), ("b", [])):
+        code, _, err = nas(*words, "--out", out, *more)
+        assert not code, err
+    a, b = training(inside / "a"), training(inside / "b")
+    assert len(a["runs"][0]["epochs"]) == 400
+    assert [e["gates"] for e in a["runs"][0]["epochs"]] == [e["gates"] for e in b["runs"][0]["epochs"]]
+    assert [e["metrics"] for e in a["runs"][0]["epochs"]] == [e["metrics"] for e in b["runs"][0]["epochs"]]
+    best = [json.loads((inside / out / "best.json").read_text())["choices"] for out in "ab"]
+    assert best[0] == best[1]
