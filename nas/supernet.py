@@ -208,10 +208,13 @@ class _Run(LayerBuilder):
         return Elastic(max(counts), jnp.asarray(counts, jnp.float32)[jnp.int32(self._row[decision])])
 
     def _choose(self, decision, cases):
-        options = self._decisions[decision].options
-        table = [next(k for k, (given, _, _) in enumerate(cases) if option in given) for option in options]
-        index = jnp.asarray(table, jnp.int32)[jnp.int32(self._row[decision])]
+        index = jnp.asarray(self._case_of(decision, cases), jnp.int32)[jnp.int32(self._row[decision])]
         return self._switch(index, decision, [(label, branch) for _, label, branch in cases])
+
+    def _case_of(self, decision, cases):
+        """For each option of the decision, which case has it."""
+        options = self._decisions[decision].options
+        return [next(k for k, (given, _, _) in enumerate(cases) if option in given) for option in options]
 
     def when(self, predicate, branch, otherwise, *, name):
         if isinstance(predicate, bool):
@@ -318,15 +321,22 @@ class _Run(LayerBuilder):
         shapes = tuple(self.shape(x) for x in ins)
         path = ".".join([*self._path, name])
         layer = Layer(path, op, attributes, tuple(range(len(ins))), shapes, tuple(shape))
-        out, moved = run_layer(
-            layer, self.weights.get(path, {}), self.stats.get(path), [x.array for x in ins], self.train
-        )
+        own_weights, own_stats = self._arrays(layer)
+        out, moved = run_layer(layer, own_weights, own_stats, [x.array for x in ins], self.train)
         if moved is not None:
-            self.moved[path] = jax.lax.stop_gradient(moved)
+            self.moved[path] = self._whole(layer, jax.lax.stop_gradient(moved))
         active = getattr(attributes["features"], "active", None) if "features" in attributes else ins[0].active
         if active is not None and op in ("conv", "linear", "batch_norm"):
             out = jnp.where(jnp.arange(out.shape[-1]) < active, out, 0)
         return Value(out, active)
+
+    def _arrays(self, layer):
+        """(weights, stats or None) of a layer."""
+        return self.weights.get(layer.name, {}), self.stats.get(layer.name)
+
+    def _whole(self, layer, moved):
+        """What the statistics of a layer become."""
+        return moved
 
 
 def _at(stack, index):

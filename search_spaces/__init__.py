@@ -4,7 +4,7 @@ from search_spaces.cells import amoebanet, darts, nasnet
 from search_spaces.mobile_families import fbnet, mnasnet, nas_bench_macro, proxylessnas
 from search_spaces.mobile_named import mobile
 from search_spaces.nasbench201 import nasbench201
-from search_spaces.once_for_all import ofa_mbv3
+from search_spaces.once_for_all import ofa_mbv3, ofa_mbv3_small
 from search_spaces.size import nats_size
 
 SPACES = {
@@ -19,4 +19,5 @@ SPACES = {
     "mnasnet": mnasnet,
     "mobile": mobile,
     "ofa_mbv3": ofa_mbv3,
+    "ofa_mbv3_small": ofa_mbv3_small,
 }

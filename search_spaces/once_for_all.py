@@ -5,7 +5,7 @@ Cai, Gan, Wang, Zhang and Han, "Once-for-All: Train One Network and Specialize i
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -24,6 +24,18 @@ STAGES = (
     (112, 1, 0.25, "hard_swish"),
     (160, 2, 0.25, "hard_swish"),
 )
+
+
+class Size(NamedTuple):
+    """Elastic stages as in `STAGES`, channels of the last convolution, and of the dense layer behind it."""
+
+    stages: tuple[tuple[int, int, float, str], ...]
+    head: int
+    features: int
+
+
+PAPER = Size(STAGES, 960, 1280)
+SMALL = Size(((16, 1, 0, "relu"), (24, 2, 0.25, "hard_swish"), (40, 2, 0.25, "hard_swish")), 240, 320)
 
 
 def ofa_mbv3(
@@ -48,38 +60,55 @@ def ofa_mbv3(
     Raises:
         BadInput: a width that is not above 0 and at most 4, or resolutions that are not whole numbers from 8 to 1024.
     """
+    return _elastic("ofa_mbv3", PAPER, 1000, width, resolutions, kernels, expands, depths)
+
+
+def ofa_mbv3_small(
+    width: float = 1.0,
+    resolutions: Sequence[int] = (32,),
+    kernels: Sequence[int] = KERNELS,
+    expands: Sequence[int] = EXPANDS,
+    depths: Sequence[int] = (1, 2, 3),
+) -> SearchSpace:
+    """`ofa_mbv3` for images of 32x32: three stages, of 16, 24 and 40 channels, at 16x16, 8x8 and 4x4 pixels.
+
+    Ours, for training whole supernets on small machines; the arguments are those of `ofa_mbv3`.
+    """
+    return _elastic("ofa_mbv3_small", SMALL, 10, width, resolutions, kernels, expands, depths)
+
+
+def _elastic(name, size, classes, width, resolutions, kernels, expands, depths) -> SearchSpace:
     if isinstance(width, bool) or not isinstance(width, int | float) or not 0 < width <= 4:
-        raise BadInput(f"ofa_mbv3: width is {width!r}; the multiplier must be above 0 and at most 4, such as 1.2")
+        raise BadInput(f"{name}: width is {width!r}; the multiplier must be above 0 and at most 4, such as 1.2")
     bad = [r for r in resolutions if isinstance(r, bool) or not isinstance(r, int) or not 8 <= r <= 1024]
     if bad or not resolutions:
-        raise BadInput(f"ofa_mbv3: resolution {bad[0] if bad else 'none'}; give whole numbers from 8 to 1024")
+        raise BadInput(f"{name}: resolution {bad[0] if bad else 'none'}; give whole numbers from 8 to 1024")
     wide = lambda channels: divisible(channels * width)  # noqa: E731
     stages = [Stage(wide(16), fixed={"expand": 1})]
-    for channels, stride, se, activation in STAGES:
+    for channels, stride, se, activation in size.stages:
         options = {"layers": tuple(depths), "kernel": tuple(kernels), "expand": tuple(expands)}
         stages.append(Stage(wide(channels), max(depths), stride, {"se": se, "activation": activation}, options))
     frame = Frame(
         wide(16),
         tuple(stages),
-        head=wide(960),
-        features=wide(1280),
+        head=wide(size.head),
+        features=wide(size.features),
         activation="hard_swish",
         features_bias=False,
         resolutions=tuple(resolutions),
     )
     side = max(resolutions)
-    space = mobile_space(
-        "ofa_mbv3",
-        frame,
-        macro=Macro(wide(16), 1, (side, side, 3), 1000),
-    )
+    space = mobile_space(name, frame, macro=Macro(wide(16), 1, (side, side, 3), classes))
     arguments = {"width": width, "resolutions": list(resolutions)}
     arguments |= {"kernels": list(kernels), "expands": list(expands), "depths": list(depths)}
     return replace(space, arguments=arguments, supernet_of=None if len(resolutions) == 1 else _no_supernet)
 
 
 def _no_supernet(space: SearchSpace, macro: Macro):
-    raise BadInput("ofa_mbv3: one program has one image size; to train, fix it with resolutions=[128], one of them")
+    raise BadInput(
+        f"{space.name}: networks trained one by one share a program of one image size; fix it with resolutions=[128], "
+        "one of them, or train their shared weights (strategy once_for_all)"
+    )
 
 
 def to_encoding(row: Any, space: SearchSpace) -> dict[str, Any]:
@@ -88,11 +117,11 @@ def to_encoding(row: Any, space: SearchSpace) -> dict[str, Any]:
     Layers that are not there have the first kernel and ratio, where once-for-all has any.
     """
     found = space.decode(row)
-    layers = range(1, 1 + len(STAGES) * _most(space))
+    layers = range(1, 1 + _stages(space) * _most(space))
     return {
         "ks": [found[f"layer_{i}_kernel"] for i in layers],
         "e": [found[f"layer_{i}_expand"] for i in layers],
-        "d": [found[f"stage_{s}_layers"] for s in range(1, 1 + len(STAGES))],
+        "d": [found[f"stage_{s}_layers"] for s in range(1, 1 + _stages(space))],
         "r": found["resolution"],
     }
 
@@ -105,7 +134,8 @@ def from_encoding(encoding: Mapping[str, Any], space: SearchSpace) -> np.ndarray
     """
     most = _most(space)
     first = {d.name: d.options[0] for d in space.decisions}
-    for name, count in {"ks": most * len(STAGES), "e": most * len(STAGES), "d": len(STAGES)}.items():
+    stages = _stages(space)
+    for name, count in {"ks": most * stages, "e": most * stages, "d": stages}.items():
         if len(encoding.get(name, ())) != count:
             raise BadInput(f"encoding: '{name}' must hold {count} numbers, and holds {len(encoding.get(name, ()))}")
     if "r" not in encoding:
@@ -123,3 +153,7 @@ def from_encoding(encoding: Mapping[str, Any], space: SearchSpace) -> np.ndarray
 
 def _most(space: SearchSpace) -> int:
     return max(space.arguments["depths"])
+
+
+def _stages(space: SearchSpace) -> int:
+    return sum(d.name.startswith("stage_") for d in space.decisions)
