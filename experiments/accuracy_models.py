@@ -112,8 +112,13 @@ def fitted(path: Path, space: SearchSpace, seed: int = 0) -> AccuracyModel:
     y = _numbers(column(columns, "top1", str(path)), path)[known]
     if len(y) < 50 or not ((y > 0) & (y <= 1)).all():
         raise BadInput(f"{path}: needs at least 50 networks with top1 from 0 to 1, a share and not per cent")
+    return cross_checked(np.stack(rows), y, space, f"networks of {path.name}", seed)
+
+
+def cross_checked(rows: np.ndarray, y: np.ndarray, space: SearchSpace, source: str, seed: int = 0) -> AccuracyModel:
+    """A ridge regression on rows int32[N, L] and accuracies float[N]; five random splits say how good it is."""
     encode, model = encoding(space), ridge()
-    x, y = np.asarray(encode(np.stack(rows))), y.astype(np.float32)
+    x, y = np.asarray(encode(rows)), np.asarray(y, np.float32)
     fit, predict = jax.jit(model.fit), jax.jit(model.predict)
     everything = fit(jax.random.key(seed), x, y, np.ones(len(y), bool))
     ranks, errors = [], []
@@ -126,9 +131,7 @@ def fitted(path: Path, space: SearchSpace, seed: int = 0) -> AccuracyModel:
         errors.append(float(np.abs(mean - y[test]).mean()) * 100)
     held_out = {"spearman": float(np.mean(ranks)), "error_points": float(np.mean(errors)), "networks": len(y)}
     return AccuracyModel(
-        lambda r: model.predict(everything, encode(r))[0],
-        f"ridge regression on {len(y)} networks of {path.name}",
-        held_out,
+        lambda r: model.predict(everything, encode(r))[0], f"ridge regression on {len(y)} {source}", held_out
     )
 
 

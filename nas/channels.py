@@ -1,5 +1,6 @@
 """Important channels first: what a slice of the first channels should hold (Cai et al. 2020, section 3.3)."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -66,15 +67,16 @@ def orders(groups: Sequence[Group], weights: Mapping[str, Any], used: int = 1) -
     for group in groups:
         kernels = [weights[name]["kernel"] for name in group.readers]
         dense = [k for k in kernels if k.ndim == 4] or kernels
-        score = sum(jnp.abs(k).sum([a for a in range(k.ndim) if a != k.ndim - 2]) for k in dense)
+        by_channel = [jnp.abs(k).sum([a for a in range(k.ndim) if a != k.ndim - 2]) for k in dense]
+        score = jnp.stack(by_channel).sum(0)
         ends = (0, *group.widths[-used:])
-        parts = [a + jnp.argsort(-score[a:b], stable=True) for a, b in zip(ends, ends[1:], strict=False)]
+        parts = [a + jnp.argsort(-score[a:b], stable=True) for a, b in itertools.pairwise(ends)]
         found.append(jnp.concatenate(parts))
     return found
 
 
 def reorder(groups: Sequence[Group], found: Sequence[jax.Array], tree: Any) -> Any:
-    """Any pytree with dictionaries by layer name in it (weights, statistics, moments), its channels in another order."""
+    """A pytree with dictionaries by layer name in it (weights, statistics, moments), its channels in another order."""
     names = {name for group in groups for name in (*group.holders, *group.readers)}
 
     def move(entry):

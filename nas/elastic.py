@@ -158,7 +158,7 @@ def extreme(space: "SearchSpace", kinds: Mapping[str, str], largest: bool) -> np
     for i, decision in enumerate(space.decisions):
         if decision.name in kinds:
             row[i] = ranked(decision)[-1 if largest else 0]
-    return np.asarray(space.settle(row, np.zeros(space.length, np.float32)))
+    return np.asarray(space.settle(row, jnp.zeros(space.length)))
 
 
 def ranked(decision: "Decision") -> list[int]:

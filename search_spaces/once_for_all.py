@@ -27,15 +27,16 @@ STAGES = (
 
 
 class Size(NamedTuple):
-    """Elastic stages as in `STAGES`, channels of the last convolution, and of the dense layer behind it."""
+    """Channels of the stem, elastic stages as in `STAGES`, channels of the last convolution and of the dense layer."""
 
+    stem: int
     stages: tuple[tuple[int, int, float, str], ...]
     head: int
     features: int
 
 
-PAPER = Size(STAGES, 960, 1280)
-SMALL = Size(((16, 1, 0, "relu"), (24, 2, 0.25, "hard_swish"), (40, 2, 0.25, "hard_swish")), 240, 320)
+PAPER = Size(16, STAGES, 960, 1280)
+SMALL = Size(32, ((24, 2, 0, "relu"), (40, 2, 0, "relu"), (80, 1, 0, "relu")), 320, 0)
 
 
 def ofa_mbv3(
@@ -70,9 +71,10 @@ def ofa_mbv3_small(
     expands: Sequence[int] = EXPANDS,
     depths: Sequence[int] = (1, 2, 3),
 ) -> SearchSpace:
-    """`ofa_mbv3` for images of 32x32: three stages, of 16, 24 and 40 channels, at 16x16, 8x8 and 4x4 pixels.
+    """`ofa_mbv3` for images of 32x32: three stages, of 24, 40 and 80 channels, at 8x8, 4x4 and 4x4 pixels.
 
-    Ours, for training whole supernets on small machines; the arguments are those of `ofa_mbv3`.
+    Ours, for training whole supernets on small machines. Its blocks are MobileNetV2's (ReLU, no squeeze-and-excitation)
+    and of the sizes that published tables of CIFAR-10 blocks have. The arguments are those of `ofa_mbv3`.
     """
     return _elastic("ofa_mbv3_small", SMALL, 10, width, resolutions, kernels, expands, depths)
 
@@ -89,16 +91,16 @@ def _elastic(name, size, classes, width, resolutions, kernels, expands, depths) 
         options = {"layers": tuple(depths), "kernel": tuple(kernels), "expand": tuple(expands)}
         stages.append(Stage(wide(channels), max(depths), stride, {"se": se, "activation": activation}, options))
     frame = Frame(
-        wide(16),
+        wide(size.stem),
         tuple(stages),
         head=wide(size.head),
-        features=wide(size.features),
+        features=wide(size.features) if size.features else 0,
         activation="hard_swish",
         features_bias=False,
         resolutions=tuple(resolutions),
     )
     side = max(resolutions)
-    space = mobile_space(name, frame, macro=Macro(wide(16), 1, (side, side, 3), classes))
+    space = mobile_space(name, frame, macro=Macro(wide(size.stem), 1, (side, side, 3), classes))
     arguments = {"width": width, "resolutions": list(resolutions)}
     arguments |= {"kernels": list(kernels), "expands": list(expands), "depths": list(depths)}
     return replace(space, arguments=arguments, supernet_of=None if len(resolutions) == 1 else _no_supernet)

@@ -8,6 +8,7 @@ from strategies.darts import darts
 from strategies.gdas import gdas
 from strategies.local_search import local_search
 from strategies.mixed_fidelity import mixed_fidelity
+from strategies.once_for_all import once_for_all
 from strategies.optuna_sampler import nsga2, nsga3, optuna_random, tpe
 from strategies.optuna_sampler import optuna_sampler as optuna_sampler
 from strategies.ppo import ppo
@@ -41,4 +42,5 @@ ONE_SHOT: dict[str, Callable[..., OneShot]] = {
     "darts": darts,
     "gdas": gdas,
     "single_path": single_path,
+    "once_for_all": once_for_all,
 }

@@ -38,6 +38,11 @@ TABLE = [
         {"resolutions": [8], "kernels": [3], "expands": [1, 2], "depths": [1, 2]},
         Macro(4, 1, (8, 8, 3), 10),
     ),
+    (
+        "ofa_mbv3_small",
+        {"resolutions": [8], "kernels": [3], "expands": [2], "depths": [1, 2]},
+        Macro(4, 1, (8, 8, 3), 10),
+    ),
 ]
 BATCH = 16
 RATE, MOMENTUM = 0.05, 0.9
