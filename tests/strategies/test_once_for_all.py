@@ -1,0 +1,166 @@
+"""Progressive shrinking: who is trained when, what the teacher is, and what a step of each rule computes."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from nas.data import load, on_device
+from nas.elastic import extreme, share
+from nas.errors import BadInput
+from nas.evaluate import Job
+from nas.network import apply_layers
+from nas.one_shot import Batch, train_shared
+from nas.sharing import Inherited, Sharing
+from nas.space import Macro
+from nas.train import Recipe
+from search_spaces import nasbench201
+from search_spaces.mobile import Frame, Stage, mobile_space
+from strategies.once_for_all import once_for_all
+
+OPTIONS = {"kernel": (3, 5), "expand": (1.5, 2, 3), "layers": (1, 2)}
+SPACE = mobile_space("elastic", Frame(8, (Stage(8, 2, 2, {}, OPTIONS),), head=16), macro=Macro(8, 1, (8, 8, 1), 10))
+RECIPE = Recipe(epochs=10, batch=32, learning_rate=0.05, gradient_clip=0, weight_decay=0, momentum=0)
+MAKE = partial(once_for_all, SPACE, macro=SPACE.macro)
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """(method, state and metrics and events after each epoch) of a whole progressive training."""
+    data = load("digits", limit=64)
+    splits = tuple(on_device(getattr(data, s), data.mean, data.std) for s in ("train", "validation"))
+    method = MAKE(recipe=RECIPE, steps=20)
+    states = []
+
+    def after_epoch(state, epoch, validation):
+        found = method.after_epoch(state, epoch, validation)
+        states.append((state, found[0]))
+        return found
+
+    shared = train_shared(method._replace(after_epoch=after_epoch), splits, RECIPE, seed=0)
+    return method, states, shared
+
+
+def options_in_use(state):
+    """{kind: most options of a decision that are trained}."""
+    kinds = share(SPACE, SPACE.macro).kinds
+    allowed = np.asarray(state.allowed)
+    found = {}
+    for i, decision in enumerate(SPACE.decisions):
+        found.setdefault(kinds[decision.name], set()).add(int(allowed[i].sum()))
+    return {kind: counts.pop() for kind, counts in found.items()}
+
+
+def test_properties_shrink_one_after_the_other(trained):
+    _, states, shared = trained
+    before = [options_in_use(state) for state, _ in states]
+    assert before[0] == {"kernel": 1, "depth": 1, "expand": 1}
+    order = list(dict.fromkeys(tuple(b[kind] for kind in ("kernel", "depth", "expand")) for b in before))
+    assert order == [(1, 1, 1), (2, 1, 1), (2, 2, 1), (2, 2, 2), (2, 2, 3)]
+    events = [event for entry in shared.record for event in entry["events"]]
+    assert [event["event"] for event in events] == ["phase"] * 4
+    assert [("sorted" in event["why"]) for event in events] == [False, False, True, True]
+
+
+def test_only_trained_options_move(trained):
+    """While the largest network is trained, no map between kernels does; later they all do."""
+    method, states, _ = trained
+    maps = lambda state: [w["to_3"] for w in method.shared(state)[0].values() if "to_3" in w]  # noqa: E731
+    assert not any(np.any(m) for m in maps(states[0][0])) and all(np.any(m) for m in maps(states[-1][1]))
+
+
+def test_the_teacher_is_the_largest_network_as_it_was(trained):
+    method, states, _ = trained
+    first = next(i for i, (before, after) in enumerate(states) if before.phase == 0 and after.phase == 1)
+    largest = extreme(SPACE, share(SPACE, SPACE.macro).kinds, largest=True)
+    own = method.network.extract(*method.shared(states[first][0]), largest)
+    jax.tree.map(np.testing.assert_array_equal, own, states[first][1].teacher)
+    jax.tree.map(np.testing.assert_array_equal, own, states[-1][1].teacher)
+
+
+def test_sorting_leaves_what_is_trained_as_it_is(trained):
+    """When the second ratio joins, the largest network computes what it did; at the third, both widths do."""
+    method, states, _ = trained
+    x = np.random.default_rng(0).normal(size=(4, 8, 8, 1)).astype(np.float32)
+    largest = extreme(SPACE, share(SPACE, SPACE.macro).kinds, largest=True)
+    middle = np.asarray([1 if d.name.endswith("expand") else n for d, n in zip(SPACE.decisions, largest, strict=True)])
+    expands = [i for i, d in enumerate(SPACE.decisions) if d.name.endswith("expand")]
+    for before, after in states:
+        counts = [int(np.asarray(s.allowed)[expands[0]].sum()) for s in (before, after)]
+        if counts[0] != counts[1]:
+            for row in (largest, middle)[: counts[0]]:
+                out = [
+                    apply_layers(SPACE.layers(row), *method.network.extract(*method.shared(s), row), x, train=False)[0]
+                    for s in (before, after)
+                ]
+                np.testing.assert_allclose(*out, rtol=1e-4, atol=1e-4)
+
+
+def test_accuracy_is_measured_with_statistics_of_its_own(trained):
+    """And beside it what the shared ones would give."""
+    data = load("digits", limit=64)
+    sharing = Sharing(SPACE, partial(once_for_all, SPACE), data, RECIPE, SPACE.macro)
+    _, _, shared = trained
+    row = extreme(SPACE, share(SPACE, SPACE.macro).kinds, largest=False)
+    (metrics,) = Inherited(sharing, [shared])()(Job(0, row))
+    assert metrics["loss"] < metrics["loss_uncalibrated"]
+
+
+@pytest.mark.parametrize("rule", ["sandwich", "single_stage"])
+def test_a_step_is_the_mean_gradient_of_its_networks(rule):
+    """Written out over the networks' own layers."""
+    method = MAKE(recipe=RECIPE, steps=20, rule=rule, sampled=2)
+    state = jax.jit(method.init)(jax.random.key(0))
+    kinds = share(SPACE, SPACE.macro).kinds
+    largest, smallest = (extreme(SPACE, kinds, which) for which in (True, False))
+    # where one option of each decision is trained, all draws are that network
+    only = np.arange(max(SPACE.cardinalities)) == smallest[:, None]
+    state = state._replace(allowed=jnp.asarray(only))
+    rng = np.random.default_rng(0)
+    batch = Batch(jnp.asarray(rng.normal(size=(32, 8, 8, 1)), jnp.float32), jnp.asarray(rng.integers(0, 10, 32)))
+    after, metrics = jax.jit(method.step)(state, batch, batch, jax.random.key(1), jnp.float32(0))
+    weights, stats = method.shared(state)
+    labels = jax.nn.one_hot(batch.labels, 10)
+
+    def loss(weights, row, targets):
+        own = method.network.extract(weights, stats, row)
+        return optax.softmax_cross_entropy(
+            apply_layers(SPACE.layers(row), *own, batch.x, train=True)[0], targets
+        ).mean()
+
+    def both(weights):
+        if rule == "single_stage":
+            return loss(weights, smallest, labels)
+        own = method.network.extract(weights, stats, largest)
+        says = jax.nn.softmax(apply_layers(SPACE.layers(largest), *own, batch.x, train=True)[0])
+        return (loss(weights, largest, labels) + loss(weights, smallest, jax.lax.stop_gradient(says))) / 2
+
+    expected = jax.jit(jax.grad(both))(weights)
+    assert np.isclose(metrics["learning_rate"], 0.05)
+    found = jax.tree.map(lambda a, b: (a - b) / 0.05, weights, method.shared(after)[0])
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), found, expected)
+
+
+@pytest.mark.parametrize(
+    ("setting", "word"),
+    [
+        ({"rule": "sandwhich"}, "did you mean 'sandwich'"),
+        ({"sampled": 0}, "sampled"),
+        ({"rule": "sandwich", "sampled": 1}, "at least 2"),
+        ({"teacher": 1.0}, "teacher"),
+        ({"distillation": -1}, "distillation"),
+    ],
+)
+def test_bad_settings_are_refused_in_one_line(setting, word):
+    with pytest.raises(BadInput, match=word) as caught:
+        MAKE(recipe=RECIPE, steps=20, **setting)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_space_with_nothing_elastic_is_refused():
+    space = nasbench201()
+    with pytest.raises(BadInput, match="elastic options must be numbers"):
+        once_for_all(space, macro=space.macro, recipe=RECIPE, steps=20)
