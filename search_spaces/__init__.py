@@ -4,6 +4,7 @@ from search_spaces.cells import amoebanet, darts, nasnet
 from search_spaces.mobile_families import fbnet, mnasnet, nas_bench_macro, proxylessnas
 from search_spaces.mobile_named import mobile
 from search_spaces.nasbench201 import nasbench201
+from search_spaces.ofa_resnet import ofa_resnet
 from search_spaces.once_for_all import ofa_mbv3, ofa_mbv3_small
 from search_spaces.size import nats_size
 
@@ -20,4 +21,5 @@ SPACES = {
     "mobile": mobile,
     "ofa_mbv3": ofa_mbv3,
     "ofa_mbv3_small": ofa_mbv3_small,
+    "ofa_resnet": ofa_resnet,
 }

@@ -53,7 +53,7 @@ class Frame:
     Attributes:
         stem: channels of the first 3x3 convolution; the macro's width divided by it multiplies all channels.
         stages: in order.
-        head: channels of the last 1x1 convolution.
+        head: channels of the last 1x1 convolution; 0 for none (ResNet).
         features: of a dense layer between pooling and classifier; 0 for none (MobileNetV3 has one).
         activation: of stem and head.
         stem_stride: 1 or 2.
@@ -199,10 +199,11 @@ def _there(net, depth: Decision, place: int) -> Any:
 
 
 def head(net, x: Any, frame: Frame, multiplier: float, classes: int) -> Any:
-    """1x1 convolution, pooling, a dense layer where the frame has one, classifier; in the blocks of latency tables."""
-    with net.block("final_conv"):
-        x = net.batch_norm(net.conv(x, Width(frame.head, multiplier)(net), 1))
-        x = net.activation(x, frame.activation)
+    """1x1 convolution, pooling, a dense layer where the frame has them, classifier; in the blocks of latency tables."""
+    if frame.head:
+        with net.block("final_conv"):
+            x = net.batch_norm(net.conv(x, Width(frame.head, multiplier)(net), 1))
+            x = net.activation(x, frame.activation)
     if not frame.features:
         return classifier(net, x, classes)
     with net.block("pool"):

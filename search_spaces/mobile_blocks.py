@@ -30,6 +30,7 @@ NAMED: Mapping[str, Mapping[str, Any]] = {
     "mbconv": {},
     "sep_conv": {"op": "mbconv", "expand": 1},
     "conv": {},
+    "bottleneck": {},
     "identity": {},
     "skip": {"op": "identity"},
 }
@@ -150,6 +151,25 @@ def conv(net, x, p, widths, stride, style, same):
     return shortcut(net, x, squeeze_excite(net, y, p["se"], widths[1], width, 1, style), p["skip"], same)
 
 
+def bottleneck(net, x, p, widths, stride, style, same):
+    """ResNet's: 1x1 to `expand` times the output's channels, a full convolution, 1x1, added to the shortcut.
+
+    He et al., "Deep Residual Learning for Image Recognition", CVPR 2016; stride in the middle, as later ones have it.
+    """
+    mid = widths[1](net, lambda c: divisible(c * p["expand"]))
+    with net.scope("reduce"):
+        y = _normal(net, net.conv(x, mid, 1), p["activation"])
+    with net.scope("middle"):
+        y = chosen(net, p["kernel"], lambda k: net.batch_norm(net.conv(y, mid, k, stride=stride)))
+        y = _activation(net, y, p["activation"])
+    with net.scope("project"):
+        y = net.batch_norm(net.conv(y, widths[1](net), 1))
+    if not same:
+        with net.scope("shortcut"):
+            x = net.batch_norm(net.conv(x, widths[1](net), 1, stride=stride))
+    return _activation(net, net.add([y, x]), p["activation"])
+
+
 def identity(net, x, p, widths, stride, style, same):
     """Nothing; or a 1x1 convolution with batch norm where the shape changes."""
     if same:
@@ -158,7 +178,7 @@ def identity(net, x, p, widths, stride, style, same):
     return _activation(net, y, p["activation"]) if style.shortcut_activation else y
 
 
-_OPS = {"mbconv": mbconv, "conv": conv, "identity": identity}
+_OPS = {"mbconv": mbconv, "conv": conv, "bottleneck": bottleneck, "identity": identity}
 
 
 def squeeze_excite(net, x: Any, ratio: Any, width: Width, channels: Any, expand: float, style: Style) -> Any:
@@ -209,7 +229,8 @@ def describe(layers: Sequence[Layer]) -> str:
     depthwise = main.attributes["groups"] > 1
     kinds = [x.attributes["kind"] for x in layers if x.op == "activation"]
     squeezed = next((x.attributes["features"] for x in layers if x.op == "linear"), 0)
-    kind = f"mbconv_k{kernel}_e{mid / convs[0].input_shapes[0][-1]:.3g}" if depthwise else f"conv_k{kernel}"
+    plain = "conv" if len(convs) == 1 else "bottleneck"
+    kind = f"mbconv_k{kernel}_e{mid / convs[0].input_shapes[0][-1]:.3g}" if depthwise else f"{plain}_k{kernel}"
     grouped = groups if depthwise and convs[0] is not main else 1
     kind += f"_g{grouped}" * (grouped > 1) + "_se" * (squeezed > 0)
     skip = "pool" if any(x.op == "avg_pool" for x in layers) else int(layers[-1].op == "add")

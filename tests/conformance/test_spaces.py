@@ -27,6 +27,12 @@ TABLE = [
     ("mobile", {"layers": [1], "se": [0.25], "per": "stage"}, Macro(8, 1, (16, 16, 3), 10), "35957b7f12cd160b"),
     ("ofa_mbv3", {"resolutions": [8, 16], "depths": [1, 2]}, Macro(8, 1, (16, 16, 3), 10), "ac02c208af6a5304"),
     ("ofa_mbv3_small", {"resolutions": [16, 32], "depths": [1, 2]}, Macro(8, 1, (32, 32, 3), 10), "dec00010f8a0d762"),
+    (
+        "ofa_resnet",
+        {"channels": [32, 64], "layers": [2, 2], "fewer": [1, 0]},
+        Macro(64, 1, (16, 16, 3), 10),
+        "63e1cf3929462c6b",
+    ),
 ]
 EACH = [pytest.param(SPACES[name](**arguments), macro, id=name) for name, arguments, macro, _ in TABLE]
 KEY = jax.random.key(0)

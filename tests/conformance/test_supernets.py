@@ -43,6 +43,11 @@ TABLE = [
         {"resolutions": [8], "kernels": [3], "expands": [2], "depths": [1, 2]},
         Macro(4, 1, (8, 8, 3), 10),
     ),
+    (
+        "ofa_resnet",
+        {"ratios": [0.25], "multipliers": [0.5, 1], "channels": [32], "layers": [2], "fewer": [1, 0]},
+        Macro(64, 1, (8, 8, 3), 10),
+    ),
 ]
 BATCH = 16
 RATE, MOMENTUM = 0.05, 0.9

@@ -7,6 +7,7 @@ import pytest
 
 from nas.errors import BadInput
 from nas.layers import counts
+from search_spaces import ofa_resnet
 from search_spaces.once_for_all import STAGES, from_encoding, ofa_mbv3, to_encoding
 
 
@@ -61,3 +62,21 @@ def test_bad_encodings_are_refused_in_one_line(change, word):
 def test_bad_arguments_are_refused(arguments):
     with pytest.raises(BadInput):
         ofa_mbv3(**arguments)
+
+
+def test_the_elastic_resnet_holds_resnet50():
+    """Torchvision's has 25,557,032 parameters; its stem is a 7x7 convolution where ours is 3x3."""
+    space = ofa_resnet()
+    choices = {d.name: d.options[-1] for d in space.decisions}
+    choices |= {d.name: 0.25 for d in space.decisions if d.name.endswith("expand")}
+    choices |= {"stage_0_layers": 3, "stage_3_layers": 3} | {"layer_3_expand": 0.2, "layer_17_expand": 0.2}
+    assert counts(space.layers(space.encode(choices))).params == 25_557_032 - 3 * 64 * (49 - 9)
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"channels": [64]}, {"fewer": [4]}, {"multipliers": [0]}, {"ratios": []}, {"layers": [2, 2, 2]}]
+)
+def test_bad_resnets_are_refused_in_one_line(arguments):
+    with pytest.raises(BadInput) as caught:
+        ofa_resnet(**arguments)
+    assert "\n" not in str(caught.value)
