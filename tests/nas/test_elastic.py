@@ -1,5 +1,7 @@
 """Sub-networks of an elastic supernet against the same networks alone: outputs, training, and the order of channels."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +12,7 @@ from flax import nnx
 from nas.channels import channel_groups, orders, reorder
 from nas.elastic import elastic_supernet, extreme, share, sliced
 from nas.errors import BadInput
+from nas.masked import masked_supernet
 from nas.network import Network, apply_layers
 from nas.space import Decision, Macro, SearchSpace
 from search_spaces import darts, nats_size, ofa_mbv3, ofa_mbv3_small
@@ -225,3 +228,11 @@ def test_what_cannot_share_is_refused_in_one_line(space, word):
     with pytest.raises(BadInput, match=word) as caught:
         elastic_supernet(space, space.macro)
     assert "\n" not in str(caught.value)
+
+
+def test_masks_compute_what_slices_compute(case):
+    supernet, weights, stats, x, _ = case
+    masked = masked_supernet(SPACE, MACRO)
+    row = np.asarray(SPACE.sample(jax.random.key(5), 1)[0])
+    outputs = [jax.jit(partial(net.apply, train=True))(weights, stats, x, row)[:2] for net in (supernet, masked)]
+    np.testing.assert_allclose(outputs[0][0], outputs[1][0], rtol=1e-4, atol=1e-4)
