@@ -5,7 +5,7 @@ import datetime
 import math
 import platform
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -133,6 +133,14 @@ class Driver:
             self._again = [t for t in self._again if t is not trial]
             self.finish(trial.id, results[trial.id])
 
+    def again(self, ids: Iterable[int] | None = None) -> None:
+        """Hands out once more what is under way, all of it or these ids: what ran it is gone, by no fault of theirs."""
+        waiting = {t.id for t in self._again}
+        for trial in self.trials:
+            if trial.status == "pending" and trial.id not in waiting and (ids is None or trial.id in ids):
+                self._start_again(trial)
+                self._again.append(trial)
+
     def retried(self, id: int, reason: str) -> None:
         """Records that a candidate's worker died, and that it starts again in another."""
         self.folder.append({"event": "retried", "id": id, "reason": " ".join(reason.split())[:500]})
@@ -205,10 +213,14 @@ class Driver:
             elif kind in ("finished", "stopped", "failed"):
                 self._apply_result(self.trials[id], event)
         self._again = [t for t in self.trials if t.status == "pending"]
-        for trial in self._again:  # a candidate that starts again passes its rungs again
-            for epochs, score in trial.rungs.items():
-                self._rungs[epochs].remove(score)
-            trial.rungs = {}
+        for trial in self._again:
+            self._start_again(trial)
+
+    def _start_again(self, trial):
+        """A candidate that starts again passes its rungs again."""
+        for epochs, score in trial.rungs.items():
+            self._rungs[epochs].remove(score)
+        trial.rungs = {}
 
     def _span(self):
         times = [e["at"] for e in self.folder.events if "at" in e]

@@ -104,11 +104,20 @@ def search(
         driver.start()
         results = Results(None if driver.folder.path is None else driver.folder.path.resolve() / ".results")
         driver.adopt(results.read())
+        results.begin()
         observer("start", driver, None)
         if not driver.over:
             own_worker = dict(evaluation=evaluation, results=results, cpus=cpus, gpus=gpus, limit=trial_seconds)
-            _run(driver, own_worker, observer, workers, callbacks)
-            driver.adopt(results.read())
+            for _ in range(MAX_RESTARTS):
+                gone = _run(driver, own_worker, observer, workers, callbacks)
+                driver.adopt(results.read())
+                if not gone:
+                    break
+                if not own:
+                    raise BadInput("ray: the cluster has gone; nothing finished is lost: start it, and --resume")
+                driver.again()
+                ray.shutdown()
+                _connect(None)
         results.clear()
     finally:
         driver.folder.close()
@@ -187,7 +196,7 @@ def _run(driver, own_worker, observer, workers, callbacks):
         tuner = tune.Tuner(
             trainable,
             tune_config=tune.TuneConfig(
-                search_alg=_Asker(driver, observer),
+                search_alg=_Asker(driver, observer, own_worker["results"]),
                 scheduler=_Rungs(driver, observer),
                 num_samples=-1,
                 max_concurrent_trials=workers,
@@ -202,10 +211,19 @@ def _run(driver, own_worker, observer, workers, callbacks):
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
                 # a candidate that kills its worker gets one more chance: the worker may have been the one at fault
                 failure_config=tune.FailureConfig(max_failures=1),
-                callbacks=[_Retries(driver), *callbacks],
+                callbacks=[_Retries(driver), watch := _Alive(), *callbacks],
             ),
         )
-        tuner.fit()
+        try:
+            tuner.fit()
+        except Exception:
+            if not watch.gone:
+                raise
+        return watch.gone
+
+
+MAX_DEATHS = 2  # of workers, before a candidate is held to be what kills them
+MAX_RESTARTS = 5  # of a Ray of our own that dies
 
 
 class Results(NamedTuple):
@@ -233,6 +251,22 @@ class Results(NamedTuple):
                 found[int(file.stem)] = read_json(file, "a worker's result")
         return found
 
+    def begun(self, id: int, *, again: bool = False) -> int:
+        """How many workers have begun the candidate in this search; `again` counts one more."""
+        if self.folder is None:
+            return MAX_DEATHS
+        file = self.folder / f"{id}.begun"
+        if again:
+            self.folder.mkdir(exist_ok=True)
+            with file.open("ab") as count:
+                count.write(b".")
+        return file.stat().st_size if file.exists() else 0
+
+    def begin(self) -> None:
+        """Forgets what the workers of an earlier driver had begun."""
+        for file in [] if self.folder is None else list(self.folder.glob("*.begun")):
+            file.unlink(missing_ok=True)
+
     def late(self, id: int, *, set: bool = False) -> bool:
         """Whether the candidate has been killed for taking too long; `set` marks it so."""
         if self.folder is None:
@@ -247,6 +281,24 @@ class Results(NamedTuple):
         """Removes them: by now the journal holds all."""
         if self.folder is not None:
             shutil.rmtree(self.folder, ignore_errors=True)
+
+
+class _Alive(tune.Callback):
+    """Ends Tune's loop when no node of Ray is left: it would wait for ever."""
+
+    def __init__(self):
+        self.gone, self.looked = False, time.monotonic()
+
+    def on_step_begin(self, iteration, trials, **info):
+        if time.monotonic() - self.looked > 5:
+            self.looked = time.monotonic()
+            self.gone = not ray.cluster_resources().get("CPU")
+            if self.gone:
+                raise ConnectionError("no node of Ray is left")
+
+    def __getstate__(self):
+        """Nothing, as `_Retries`."""
+        return {}
 
 
 class _Retries(tune.Callback):
@@ -376,6 +428,7 @@ class _Worker(tune.Trainable):
     def reset_config(self, new_config):
         job = new_config["job"]
         self._id = job["id"]
+        self._results.begun(self._id, again=True)
         self._watch()
         self._reports = self._evaluate(Job(job["id"], np.asarray(job["row"], np.int32), job["epochs"], job["seed"]))
         self._began = time.monotonic()
@@ -431,9 +484,9 @@ class _Worker(tune.Trainable):
 class _Asker(Searcher):
     """Ray's side of the strategy; Ray's trial ids become ours."""
 
-    def __init__(self, driver: Driver, observer: Observer):
+    def __init__(self, driver: Driver, observer: Observer, results: Results):
         super().__init__()
-        self.driver, self.observer = driver, observer
+        self.driver, self.observer, self.results = driver, observer, results
         self.ids: dict[str, int] = {}
 
     def suggest(self, trial_id):
@@ -449,6 +502,9 @@ class _Asker(Searcher):
         if self.driver.trials[id].status != "pending":
             return
         if error or not result:
+            if self.results.begun(id) < MAX_DEATHS:
+                # no second worker ever had it: a node went, and the candidate is not to blame
+                return self.driver.again([id])
             trial = self.driver.fail(id, "its worker died twice (out of memory, or killed)")
         elif "report" not in result:
             trial = self.driver.fail(id, result.get("reason", "no metrics"), seconds=result.get("seconds", 0.0))

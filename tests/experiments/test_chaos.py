@@ -1,0 +1,27 @@
+"""Real processes, real kills: no finished trial is lost, and none is counted twice."""
+
+import subprocess
+import sys
+
+import pytest
+
+
+def chaos(*words):
+    command = [sys.executable, "-m", "experiments.chaos", *map(str, words)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=1500)
+    rows = [line for line in done.stdout.splitlines() if line.split()]
+    return done.returncode, rows[0].split(), [row[24:].split() for row in rows[1:]], done.stderr
+
+
+def test_a_generation_survives_the_death_of_worker_raylet_and_driver():
+    code, head, rows, err = chaos("--kills", 4, "--strategies", "evolution, generational")
+    found = dict(zip([*head[1:5], *head[7:]], map(int, [*rows[0][:4], *rows[0][6:]]), strict=True)) if rows else {}
+    assert not code, err
+    assert found["lost"] == found["twice"] == found["differ"] == 0
+    assert found["worker"] == 2 and found["raylet"] == 1
+
+
+@pytest.mark.slow
+def test_a_hundred_kills_over_four_strategies_lose_nothing():
+    code, _, rows, err = chaos("--kills", 100)
+    assert not code and len(rows) == 4, err
