@@ -99,7 +99,7 @@ def draw(told: Mapping[str, Any], path: Path) -> None:
             told["random"][name],
             [100 * a for a in told["random_accuracy"]],
             s=10,
-            color=COLOURS["grid"],
+            color=COLOURS["point"],
             label="random",
         )
         axes.plot([e["cost"] for e in own], [100 * e["measured"] for e in own], marker="o", label="found, measured")

@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 
+from nas.checkpoint import load_checkpoint, save_checkpoint
 from nas.data import load, on_device
 from nas.elastic import extreme, share
 from nas.errors import BadInput
@@ -97,6 +98,18 @@ def test_sorting_leaves_what_is_trained_as_it_is(trained):
                     for s in (before, after)
                 ]
                 np.testing.assert_allclose(*out, rtol=1e-4, atol=1e-4)
+
+
+def test_a_checkpoint_of_any_phase_holds_all_that_a_resume_needs(trained, tmp_path):
+    """The arrays come back by the structure of a new state, and what is between epochs needs them alone."""
+    method, states, _ = trained
+    like = jax.eval_shape(method.init, jax.random.key(0))
+    for epoch, (before, after) in enumerate(states, start=1):
+        save_checkpoint(tmp_path / "state.safetensors", before, {"epoch": epoch})
+        again, notes = load_checkpoint(tmp_path / "state.safetensors", like)
+        assert notes == {"epoch": epoch}
+        jax.tree.map(np.testing.assert_array_equal, again, before)
+        jax.tree.map(np.testing.assert_array_equal, method.after_epoch(again, epoch, None)[0], after)
 
 
 def test_accuracy_is_measured_with_statistics_of_its_own(trained):
