@@ -131,11 +131,19 @@ def test_every_space_is_in_the_table():
     assert [name for name, *_ in TABLE] == list(SPACES)
 
 
-def test_the_same_outputs_and_gradients_as_its_own_network(case):
+def test_what_is_extracted_are_the_layers_that_train(case):
+    for row in case.rows:
+        weights, stats = case.supernet.extract(case.weights, case.stats, row)
+        names = {layer.name for layer in case.space.layers(row, case.macro) if trains(layer)}
+        assert set(weights) | set(stats) == names
+
+
+def test_the_layers_as_pure_functions_give_the_same_outputs_and_gradients():
+    """One space, because the operations are those of the shared program."""
+    case = shared("nasbench201")
     row = case.rows[0]
     layers = case.space.layers(row, case.macro)
     weights, stats = case.supernet.extract(case.weights, case.stats, row)
-    assert set(weights) | set(stats) == {layer.name for layer in layers if trains(layer)}
 
     @jax.jit
     def own(weights):
@@ -152,7 +160,7 @@ def test_the_same_outputs_and_gradients_as_its_own_network(case):
     close(case.predict(case.weights, case.stats, row), predicted)
 
 
-def test_three_steps_are_those_of_the_flax_network(case):
+def test_outputs_gradients_and_three_steps_are_those_of_the_flax_network(case):
     # thirty batch norms in a row make fifty times more of rounding with every step: float64 shows that it is no more
     with jax.enable_x64(case.space.name == "ofa_mbv3"):
         _three_steps(case, np.float64 if case.space.name == "ofa_mbv3" else np.float32)
@@ -175,13 +183,21 @@ def _three_steps(case, dtype):
 
     @nnx.jit
     def step(model, optimizer):
-        gradients = nnx.grad(lambda m: cross_entropy(m(own.x), case.y))(model)
-        optimizer.update(model, gradients)
+        def loss(model):
+            out = model(own.x)
+            return cross_entropy(out, case.y), out
 
-    for _ in range(3):
-        weights, stats, trace, *_ = first(weights, stats, trace, row)
-        step(model, optimizer)
+        gradients, out = nnx.grad(loss, has_aux=True)(model)
+        optimizer.update(model, gradients)
+        return out
+
     tolerance = 1e-4 if dtype == np.float32 else 1e-10
+    for i in range(3):
+        weights, stats, trace, out, _ = first(weights, stats, trace, row)
+        flax_out = step(model, optimizer)
+        if i == 0:  # after one step the weights say what the gradients were, and the statistics are of one batch
+            close(out, flax_out, tolerance / 10)
+            close(case.supernet.extract(weights, stats, row), model.weights(), tolerance / 10)
     close(case.supernet.extract(weights, stats, row), model.weights(), tolerance)
     model.eval()
     close(predicts(weights, stats, row), predict(model), 10 * tolerance)
