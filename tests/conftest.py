@@ -9,10 +9,36 @@ os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 import jax
 import pytest
 
+from nas.space import Decision, Macro, SearchSpace
+
 ROOT = Path(__file__).resolve().parent.parent
 
 jax.config.update("jax_compilation_cache_dir", os.environ.get("NAS_TEST_CACHE", str(ROOT / ".cache" / "jax-tests")))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def _network(net, macro):
+    x = net.batch_norm(net.conv(net.input, macro.width, 3, name="stem"), name="stem_bn")
+    for name in ("first", "second"):
+        branches = {
+            "none": lambda x=x: net.zeros(net.shape(x)),
+            "skip": lambda x=x: x,
+            "pool": lambda x=x: net.avg_pool(x),
+            "conv_1": lambda x=x: net.batch_norm(net.conv(net.activation(x), macro.width, 1)),
+            "conv_3": lambda x=x: net.batch_norm(net.conv(net.activation(x), macro.width, 3)),
+        }
+        x = net.add([x, net.choice(name, branches)], name=f"{name}_sum")
+    return net.linear(net.global_avg_pool(x), macro.classes)
+
+
+def small() -> SearchSpace:
+    """Two choices among five operations, for digits; one program for all that compiles in a second or two."""
+    options = ("none", "skip", "pool", "conv_1", "conv_3")
+    decisions = tuple(Decision(name, options) for name in ("first", "second"))
+    return SearchSpace("small", decisions, _network, Macro(4, 1, (8, 8, 1), 10))
+
+
+small_space = pytest.fixture(small, scope="session", name="small_space")
 
 
 @pytest.fixture(scope="session")

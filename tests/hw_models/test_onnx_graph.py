@@ -22,7 +22,10 @@ runtime = pytest.importorskip("onnxruntime", reason="the extra 'onnx' is not ins
 # small enough to compile in seconds; a space that is not here is taken as it is
 CELLS = {"darts": 2, "nasnet": 2, "amoebanet": 3}
 MACROS = {name: Macro(4, 3, (8, 8, 3), 5) for name in CELLS}
-MACROS |= {name: Macro(8, 1, (32, 32, 3), 5) for name in ("fbnet", "proxylessnas", "mnasnet", "mobile")}
+MACROS |= {name: Macro(8, 1, (32, 32, 3), 5) for name in ("fbnet", "proxylessnas", "mnasnet", "mobile", "ofa_mbv3")}
+SMALL = {name: {"most_layers": 1} for name in ("fbnet", "proxylessnas", "mnasnet")} | {
+    "ofa_mbv3": {"resolutions": [24, 32], "depths": [1, 2]}
+}
 MACROS |= {"nasbench201": Macro(4, 1, (8, 8, 3), 5), "nats_size": Macro(8, 1, (8, 8, 3), 5)}
 
 
@@ -64,8 +67,7 @@ def agree(layers, images=3, **options):
 
 @pytest.mark.parametrize("name", SPACES)
 def test_every_space_gives_the_outputs_of_flax(name):
-    small = {"resolutions": [32, 48]} if name == "ofa_mbv3" else {}
-    space = SPACES[name](**({"nodes": CELLS[name]} if name in CELLS else small))
+    space = SPACES[name](**({"nodes": CELLS[name]} if name in CELLS else SMALL.get(name, {})))
     row = sample_rows(space, 2, seed=3)[1]
     model = agree(space.layers(row, MACROS.get(name, space.macro)))
     used = {node.op_type for node in model.graph.node}

@@ -1,5 +1,6 @@
 """The search in this process: journal, resume, failures, budget."""
 
+import functools
 import json
 import math
 import os
@@ -30,6 +31,7 @@ def score(choices):
     return sum(v == "nor_conv_3x3" for v in choices.values()) / 6
 
 
+@functools.cache  # one strategy, one program: a search compiles what it has not met
 def evolution():
     return regularized_evolution(SPACE, population=6, tournament=3)
 
@@ -67,10 +69,11 @@ def test_resume_goes_on_exactly(tmp_path):
 def test_a_line_cut_off_by_a_kill_is_dropped(tmp_path):
     search(SPACE, evolution(), function(score, SPACE), trials=8, out=tmp_path / "a")
     journal = tmp_path / "a" / "journal.jsonl"
+    whole = rows(search(SPACE, evolution(), function(score, SPACE), trials=8))
     for cut in (1, 30, 200, 700):
         journal.write_bytes(journal.read_bytes()[:-cut])
         resumed = search(SPACE, evolution(), function(score, SPACE), trials=8, out=tmp_path / "a", resume=True)
-        assert rows(resumed) == rows(search(SPACE, evolution(), function(score, SPACE), trials=8))
+        assert rows(resumed) == whole
         asked = [e["id"] for e in events(tmp_path / "a") if e["event"] == "asked"]
         assert asked == list(range(8))
 
@@ -97,7 +100,7 @@ def test_sigkill_at_any_time_loses_and_repeats_nothing(tmp_path):
         resume = "1" if (out / "search.json").exists() else "0"
         child = subprocess.Popen([sys.executable, "-c", CHILD, str(out), resume])
         before = journal_lines(out)
-        if attempt < 3:
+        if attempt < 2:
             while journal_lines(out) < before + 8 and child.poll() is None:
                 time.sleep(0.005)
             time.sleep(random.uniform(0, 0.05))
@@ -107,7 +110,7 @@ def test_sigkill_at_any_time_loses_and_repeats_nothing(tmp_path):
             break
     asked = [e for e in events(out) if e["event"] == "asked"]
     finished = [e["id"] for e in events(out) if e["event"] == "finished"]
-    assert kills == 3
+    assert kills == 2
     assert [e["id"] for e in asked] == list(range(60))
     assert sorted(finished) == list(range(60))
     undisturbed = search(SPACE, evolution(), function(score, SPACE), trials=60)
@@ -354,11 +357,10 @@ def test_where_every_longest_training_breaks_a_limit_a_shorter_one_wins():
     assert longest([]) == []
 
 
-def test_scratch_trains_as_long_as_the_strategy_asks():
+def test_scratch_trains_as_long_as_the_strategy_asks(small_space):
     recipe = nas.Recipe(epochs=9, batch=32)
-    macro = nas.Macro(width=2, depth=1, input=(8, 8, 1), classes=10)
-    evaluation = Scratch(SPACE, "digits", recipe, macro=macro, data_options={"limit": 64})
-    result = search(SPACE, asha(SPACE, fidelities=(1, 2), trainings=6, eta=2), evaluation, trials=6)
+    evaluation = Scratch(small_space, "digits", recipe, macro=small_space.macro, data_options={"limit": 64})
+    result = search(small_space, asha(small_space, fidelities=(1, 2), trainings=6, eta=2), evaluation, trials=6)
     assert [t.metrics["epochs"] for t in result.trials] == [t.epochs for t in result.trials]
     assert {t.epochs for t in result.trials} == {1, 2} and result.best.epochs == 2
     rows_at = [{tuple(t.row) for t in result.trials if t.epochs == e} for e in (1, 2)]

@@ -1,7 +1,9 @@
 """Training as data, against the same training written by hand with Flax and optax."""
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -14,11 +16,7 @@ from nas.data import batches, gather, load, on_device
 from nas.errors import BadInput
 from nas.evaluate import Job, Scratch, fit_macro, keep_going
 from nas.network import Network
-from nas.space import Macro
 from nas.train import Recipe, learning_rate_at, make_program
-from search_spaces import nasbench201
-
-SPACE = nasbench201()
 
 
 @pytest.fixture(scope="module")
@@ -27,10 +25,17 @@ def digits():
 
 
 @pytest.fixture(scope="module")
-def macro(digits):
-    return fit_macro(Macro(4, 1, (8, 8, 1), 10), digits)
+def macro(small_space, digits):
+    return fit_macro(small_space.macro, digits)
 
 
+@pytest.fixture(scope="module")
+def evaluate(small_space, digits, macro):
+    """Two epochs unless a job says otherwise; one program for all who use it."""
+    return Scratch(small_space, digits, Recipe(epochs=2, batch=32), macro=macro, rungs=(1,))()
+
+
+ROW = np.asarray([4, 3], np.int32)
 RECIPE = Recipe(epochs=2, batch=32, learning_rate=0.05, weight_decay=1e-3, gradient_clip=1.0, label_smoothing=0.1)
 
 
@@ -63,30 +68,29 @@ def by_hand(layers, weights, stats, images, labels, order, total):
     return nnx.merge(graph, params, rest).weights()
 
 
-def test_three_steps_in_the_shared_program_equal_three_of_its_own_network(digits, macro):
-    supernet = SPACE.supernet(macro)
+def test_three_steps_in_the_shared_program_equal_three_of_its_own_network(small_space, digits, macro):
+    supernet = small_space.supernet(macro)
     program = make_program(supernet, RECIPE)
     split = on_device(digits.train, digits.mean, digits.std)
     order = batches(160, 32, seed=0, epoch=0)[:3]
     images, labels = gather(split, jnp.arange(160))
-    for seed in range(3):
-        row = np.asarray(SPACE.sample(jax.random.key(seed), 1)[0])
+    for row in np.asarray([[4, 3], [2, 4], [3, 0]], np.int32):
         state = program.init(jax.random.key(1), row)
         weights, stats = jax.tree.map(np.array, supernet.extract(state.weights, state.stats, row))
         state, _ = program.train(state, row, split, order, jax.random.key(2), np.int32(10))
         ours = supernet.extract(state.weights, state.stats, row)
-        theirs = by_hand(SPACE.layers(row, macro), weights, stats, images, labels, order, 10)
+        theirs = by_hand(small_space.layers(row, macro), weights, stats, images, labels, order, 10)
         assert jax.tree.structure(ours) == jax.tree.structure(theirs)
         for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
             np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-4)
     assert program.train._cache_size() == 1
 
 
-def test_evaluation_covers_every_image_once(digits, macro):
+def test_evaluation_covers_every_image_once(small_space, digits, macro):
     """With a batch that does not divide the split, against all images in one call."""
-    supernet = SPACE.supernet(macro)
+    supernet = small_space.supernet(macro)
     program = make_program(supernet, Recipe(batch=37))
-    row = np.asarray([3, 1, 2, 4, 0, 3], np.int32)
+    row = ROW
     state = program.init(jax.random.key(0), row)
     split = on_device(digits.test, digits.mean, digits.std)
     found = program.evaluate(state.weights, state.stats, row, split)
@@ -97,12 +101,11 @@ def test_evaluation_covers_every_image_once(digits, macro):
     assert float(found["loss"]) == pytest.approx(float(expected), rel=1e-4)
 
 
-def test_candidates_lengths_and_seeds_share_one_program(digits, macro):
-    evaluate = Scratch(SPACE, digits, Recipe(epochs=2, batch=32), macro=macro, rungs=(1,))()
+def test_candidates_lengths_and_seeds_share_one_program(small_space, evaluate):
     found = [
         list(evaluate(Job(i, row, epochs, seed=i)))
         for i, (row, epochs) in enumerate(
-            zip(np.asarray(SPACE.sample(jax.random.key(0), 4)), (0, 1, 3, 2), strict=True)
+            zip(np.asarray(small_space.sample(jax.random.key(0), 4)), (0, 1, 3, 2), strict=True)
         )
     ]
     assert [len(reports) for reports in found] == [2, 1, 2, 2]
@@ -110,21 +113,17 @@ def test_candidates_lengths_and_seeds_share_one_program(digits, macro):
     assert all(reports[-1]["train_compilations"] == 1 for reports in found)
 
 
-def test_same_job_same_metrics(digits, macro):
-    evaluate = Scratch(SPACE, digits, Recipe(epochs=1, batch=32), macro=macro)()
-    row = np.asarray([3, 3, 1, 2, 4, 3], np.int32)
-    first, again, other = (list(evaluate(Job(id, row, 0, 5)))[-1] for id in (3, 3, 4))
+def test_same_job_same_metrics(evaluate):
+    first, again, other = (list(evaluate(Job(id, ROW, 0, 5)))[-1] for id in (3, 3, 4))
     assert first["loss"] == again["loss"] != other["loss"]
 
 
-def test_bfloat16_computes_nearly_the_same(digits, macro):
-    row = np.asarray([3, 3, 1, 2, 4, 3], np.int32)
-    losses = {}
-    for precision in ("float32", "bfloat16"):
-        evaluate = Scratch(SPACE, digits, Recipe(epochs=2, batch=32, precision=precision), macro=macro)()
-        losses[precision] = list(evaluate(Job(0, row)))[-1]["train_loss"]
-    assert losses["bfloat16"] == pytest.approx(losses["float32"], rel=0.05)
-    assert losses["bfloat16"] != losses["float32"]
+def test_bfloat16_computes_nearly_the_same(small_space, digits, macro, evaluate):
+    recipe = Recipe(epochs=2, batch=32, precision="bfloat16")
+    half = list(Scratch(small_space, digits, recipe, macro=macro)()(Job(0, ROW)))[-1]["train_loss"]
+    whole = list(evaluate(Job(0, ROW)))[-1]["train_loss"]
+    assert half == pytest.approx(whole, rel=0.05)
+    assert half != whole
 
 
 def test_two_devices_compute_what_one_does():
@@ -134,20 +133,19 @@ import jax, numpy as np
 from nas.data import load
 from nas.evaluate import Job, Scratch
 from nas.train import Recipe
-from nas.space import Macro
-from search_spaces import nasbench201
-space = nasbench201()
+from conftest import small
+space = small()
 data = load("digits", limit=128)
 losses = []
 for devices in (1, 2):
-    scratch = Scratch(space, data, Recipe(epochs=2, batch=32), macro=Macro(4, 1, (8, 8, 1), 10), devices=devices)
-    losses.append(list(scratch()(Job(0, np.asarray([3, 1, 2, 4, 1, 3], np.int32))))[-1]["train_loss"])
+    scratch = Scratch(space, data, Recipe(epochs=2, batch=32), macro=space.macro, devices=devices)
+    losses.append(list(scratch()(Job(0, np.asarray([4, 3], np.int32))))[-1]["train_loss"])
 assert len(jax.devices()) == 2
 assert abs(losses[0] / losses[1] - 1) < 1e-3, losses
 """
-    environment = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_PLATFORMS": "cpu"}
-    import os
-
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=2"
+    path = os.pathsep.join([str(Path(__file__).parent.parent), *sys.path])
+    environment = {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": path}
     done = subprocess.run(
         [sys.executable, "-c", code], env=os.environ | environment, capture_output=True, text=True, timeout=300
     )
