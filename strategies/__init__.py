@@ -5,6 +5,9 @@ from collections.abc import Callable
 from nas.one_shot import OneShot
 from strategies.asha import asha
 from strategies.darts import darts
+from strategies.drnas import drnas
+from strategies.enas import enas
+from strategies.fbnet import fbnet
 from strategies.gdas import gdas
 from strategies.local_search import local_search
 from strategies.mixed_fidelity import mixed_fidelity
@@ -13,10 +16,12 @@ from strategies.optuna_sampler import nsga2, nsga3, optuna_random, tpe
 from strategies.optuna_sampler import optuna_sampler as optuna_sampler
 from strategies.ppo import ppo
 from strategies.predictor import predictor
+from strategies.proxylessnas import proxylessnas
 from strategies.random_search import random_search
 from strategies.regularized_evolution import regularized_evolution
 from strategies.reinforce import reinforce
 from strategies.single_path import single_path
+from strategies.snas import snas
 from strategies.successive_halving import hyperband, successive_halving
 
 # multi-trial: they ask for candidates and are told their scores
@@ -41,6 +46,11 @@ STRATEGIES = {
 ONE_SHOT: dict[str, Callable[..., OneShot]] = {
     "darts": darts,
     "gdas": gdas,
+    "snas": snas,
+    "drnas": drnas,
+    "fbnet": fbnet,
+    "proxylessnas": proxylessnas,
+    "enas": enas,
     "single_path": single_path,
     "once_for_all": once_for_all,
 }

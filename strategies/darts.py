@@ -7,6 +7,7 @@ from nas.one_shot import Batch, OneShot
 from nas.space import Macro, SearchSpace
 from nas.train import CLASSIFICATION, Recipe, Task
 from strategies.gradient import by_gates, soft
+from strategies.guards import guarded, perturbed
 
 
 def darts(
@@ -18,6 +19,9 @@ def darts(
     task: Task = CLASSIFICATION,
     order: int = 1,
     logit_rate: float | None = None,
+    max_skips: int | None = None,
+    eigenvalue: float = 0.75,
+    perturbation: float = 0.3,
 ) -> OneShot:
     """Every operation is computed, weighted by a softmax over logits (Liu et al., ICLR 2019).
 
@@ -31,29 +35,37 @@ def darts(
         order: 1 takes the weights as they are; 2 differentiates through a step of them, by automatic differentiation
             where the paper takes a finite difference, so it has no step size of its own to choose.
         logit_rate: Adam's learning rate for the logits; default 3e-4, more in a search shorter than the paper's.
+        max_skips: guard against collapse, see `strategies.guards.guarded`; default 2 in a normal cell.
+        eigenvalue: another, .75 as in Zela et al. 2020; 0 switches it off.
+        perturbation: largest noise on gates while the weights are trained, .3 as in Chen and Hsieh 2020; 0 is the
+            plain method.
 
     Raises:
         BadInput: an order that there is not, or a space without operations to choose between.
     """
     if order not in (1, 2):
         raise BadInput(f"darts: order is {order!r}; it must be 1 or 2")
+    if not 0 <= perturbation < 1:
+        raise BadInput(f"darts: perturbation is {perturbation!r}; it must be from 0 to below 1")
     relaxation = space.relaxation
 
     def gate(key, logits, progress):
         return soft(relaxation, logits)
 
-    return by_gates(
+    method = by_gates(
         space,
         gate,
         name="darts",
-        arguments={"order": order, "logit_rate": logit_rate},
+        arguments={"order": order, "logit_rate": logit_rate, "perturbation": perturbation},
         macro=macro,
         recipe=recipe,
         steps=steps,
         task=task,
         logit_rate=logit_rate,
         step_of=None if order == 1 else through_a_step,
+        train_gate=perturbed(gate, relaxation.allowed, perturbation) if perturbation else None,
     )
+    return guarded(method, relaxation, recipe, max_skips=max_skips, eigenvalue=eigenvalue, task=task)
 
 
 def through_a_step(loss, update_weights, update_logits):

@@ -8,6 +8,7 @@ from nas.one_shot import OneShot
 from nas.space import Macro, SearchSpace
 from nas.train import CLASSIFICATION, Recipe, Task
 from strategies.gradient import by_gates
+from strategies.guards import guarded
 
 
 def gdas(
@@ -20,6 +21,7 @@ def gdas(
     hottest: float = 10.0,
     coldest: float = 0.1,
     logit_rate: float | None = None,
+    max_skips: int | None = None,
 ) -> OneShot:
     """Gumbel-max samples an operation for each edge; its gate is 1 forwards, and backwards that of a Gumbel softmax.
 
@@ -36,6 +38,7 @@ def gdas(
         hottest: temperature at the start; 10 in the paper.
         coldest: at the end, reached linearly; .1 in the paper.
         logit_rate: Adam's learning rate for the logits; default 3e-4, more in a search shorter than the paper's.
+        max_skips: guard against collapse, see `strategies.guards.guarded`; default 2 in a normal cell.
     """
     allowed = space.relaxation.allowed
 
@@ -47,7 +50,7 @@ def gdas(
         one = jax.nn.one_hot(index, logits.shape[1])
         return Hard(index, one + shares - jax.lax.stop_gradient(shares))
 
-    return by_gates(
+    method = by_gates(
         space,
         gate,
         name="gdas",
@@ -58,3 +61,4 @@ def gdas(
         task=task,
         logit_rate=logit_rate,
     )
+    return guarded(method, space.relaxation, recipe, max_skips=max_skips)

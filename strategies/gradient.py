@@ -3,6 +3,7 @@
 Liu et al., "DARTS: Differentiable Architecture Search", ICLR 2019. A method is a function from logits to gates.
 """
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -65,10 +66,11 @@ def by_gates(
     steps: int,
     task: Task = CLASSIFICATION,
     logit_rate: float | None = None,
-    penalty: Callable[[jax.Array, jax.Array, jax.Array], jax.Array] | None = None,
+    objective: Callable[[jax.Array, jax.Array, jax.Array, jax.Array], jax.Array] | None = None,
     step_of: Callable[..., Any] | None = None,
     after_epoch: Callable[..., Any] | None = None,
     train_gate: Gate | None = None,
+    shares: Callable[[jax.Array], jax.Array] | None = None,
 ) -> OneShot:
     """A method that differs from DARTS in how logits become gates.
 
@@ -82,24 +84,34 @@ def by_gates(
         steps: of the whole training.
         task: loss.
         logit_rate: Adam's learning rate for the logits; None is `logit_rate_for`.
-        penalty: ``(key, logits, progress) -> float32[]``, added to the validation loss.
+        objective: ``(validation loss, key, logits, progress) -> float32[]``, what the logits minimise; None is the
+            loss itself.
         step_of: another step than `alternate`, made of the same three functions.
         after_epoch: guards.
-        train_gate: another `gate` for the step of the weights.
+        train_gate: another `gate` for the step of the weights; of the same form, unless `step_of` says in Python
+            whose step it is.
+        shares: ``(logits) -> float32[E, K]``, what pictures show and the architecture is read from; None is `soft`.
     """
     network, relaxation = mixed_supernet(space, macro), space.relaxation
     optimizer, logit_moments_of = optimizer_of(recipe), logit_optimizer()
     allowed = jnp.asarray(relaxation.allowed)
     rate_of_logits = logit_rate_for(steps) if logit_rate is None else logit_rate
 
+    shares_of = shares or functools.partial(soft, relaxation)
+
+    def choice_for(of_weights, *given):
+        if train_gate is None:
+            return gate(*given)
+        if isinstance(of_weights, bool):
+            return train_gate(*given) if of_weights else gate(*given)
+        return jax.tree.map(lambda a, b: jnp.where(of_weights, a, b), train_gate(*given), gate(*given))
+
     def loss(weights, logits, stats, batch, key, progress, of_weights):
-        choice = gate(key, logits, progress)
-        if train_gate is not None:
-            choice = jax.tree.map(lambda a, b: jnp.where(of_weights, a, b), train_gate(key, logits, progress), choice)
+        choice = choice_for(of_weights, key, logits, progress)
         out, stats, _ = network.apply(weights, stats, batch.x, choice, train=True)
         value = task.loss(out, batch.labels, recipe).mean()
-        if penalty is not None:
-            value = value + jnp.where(of_weights, 0.0, penalty(key, logits, progress))
+        if objective is not None:
+            value = jnp.where(of_weights, value, objective(value, key, logits, progress))
         return value, stats
 
     def init(key):
@@ -123,19 +135,19 @@ def by_gates(
 
     def step(state, train_batch, valid_batch, key, progress):
         state, metrics = inner(state, train_batch, valid_batch, key, progress)
-        gates = soft(relaxation, state.logits)
+        gates = shares_of(state.logits)
         entropy = -(gates * jnp.log(jnp.where(gates > 0, gates, 1))).sum(-1).mean()
         return state, metrics | {"entropy": entropy}
 
     def derive(state, validation, key):
-        return relaxation.discretise(soft(relaxation, state.logits))[None]
+        return relaxation.discretise(shares_of(state.logits))[None]
 
     return OneShot(
         init,
         step,
         after_epoch,
         derive,
-        lambda state: soft(relaxation, state.logits),
+        lambda state: shares_of(state.logits),
         lambda state: (state.weights, state.stats),
         network,
         name,
@@ -172,6 +184,40 @@ def alternate(loss, update_weights, update_logits):
         both = jax.tree.map(lambda a, b: jnp.stack([a, b]), valid, train)
         halves = (jnp.asarray([False, True]), both, jax.random.split(key))
         state, (valid_loss, train_loss) = jax.lax.scan(half, state, halves)
+        return state, {"loss": train_loss, "valid_loss": valid_loss}
+
+    return step
+
+
+def together(loss, update_weights, update_logits):
+    """One level: weights and logits take a step at once, on the same training images (Xie et al., "SNAS", ICLR 2019).
+
+    The arguments are those of `alternate`; validation images are not looked at.
+    """
+
+    def step(state, train: Batch, valid: Batch, key, progress):
+        gradient_of = jax.value_and_grad(loss, (0, 1), has_aux=True)
+        found = gradient_of(state.weights, state.logits, state.stats, train, key, progress, False)
+        (value, stats), (by_weights, by_logits) = found
+        state = update_weights(state._replace(stats=stats), by_weights, progress)
+        return update_logits(state, by_logits), {"loss": value}
+
+    return step
+
+
+def apart(loss, update_weights, update_logits):
+    """As `alternate`, with a program for each half: for methods whose halves choose in different forms."""
+
+    def step(state, train: Batch, valid: Batch, key, progress):
+        logit_key, weight_key = jax.random.split(key)
+        (valid_loss, stats), gradient = jax.value_and_grad(loss, 1, has_aux=True)(
+            state.weights, state.logits, state.stats, valid, logit_key, progress, False
+        )
+        state = update_logits(state._replace(stats=stats), gradient)
+        (train_loss, stats), gradient = jax.value_and_grad(loss, has_aux=True)(
+            state.weights, state.logits, state.stats, train, weight_key, progress, True
+        )
+        state = update_weights(state._replace(stats=stats), gradient, progress)
         return state, {"loss": train_loss, "valid_loss": valid_loss}
 
     return step

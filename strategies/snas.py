@@ -1,0 +1,65 @@
+"""SNAS: gates from a concrete distribution, weights and logits trained at once."""
+
+import jax
+import jax.numpy as jnp
+
+from nas.errors import BadInput
+from nas.one_shot import OneShot
+from nas.space import Macro, SearchSpace
+from nas.train import CLASSIFICATION, Recipe, Task
+from strategies.gradient import by_gates, together
+from strategies.guards import guarded
+
+
+def snas(
+    space: SearchSpace,
+    *,
+    macro: Macro,
+    recipe: Recipe,
+    steps: int,
+    task: Task = CLASSIFICATION,
+    hottest: float = 1.0,
+    coldest: float = 0.03,
+    logit_rate: float | None = None,
+    max_skips: int | None = None,
+) -> OneShot:
+    """One loss on training images, for weights and logits alike; gates are samples of a Gumbel softmax.
+
+    Xie et al., "SNAS: Stochastic Neural Architecture Search", ICLR 2019, without its resource term.
+
+    Args:
+        space: between operations.
+        macro: frame of the supernet.
+        recipe: of the weights.
+        steps: of the whole training.
+        task: loss.
+        hottest: temperature at the start.
+        coldest: at the end, reached by equal factors. The paper cools too, and gives no figures; both are ours.
+        logit_rate: Adam's learning rate for the logits; see `strategies.gradient.logit_rate_for`.
+        max_skips: guard against collapse, see `strategies.guards.guarded`; default 2 in a normal cell.
+
+    Raises:
+        BadInput: a temperature out of range.
+    """
+    if not 0 < coldest <= hottest:
+        raise BadInput("snas: coldest must be above 0 and at most hottest")
+    allowed = space.relaxation.allowed
+
+    def gate(key, logits, progress):
+        temperature = hottest * (coldest / hottest) ** progress
+        scores = jnp.where(allowed, logits + jax.random.gumbel(key, logits.shape), -jnp.inf)
+        return jax.nn.softmax(scores / temperature, -1)
+
+    method = by_gates(
+        space,
+        gate,
+        name="snas",
+        arguments={"hottest": hottest, "coldest": coldest, "logit_rate": logit_rate},
+        macro=macro,
+        recipe=recipe,
+        steps=steps,
+        task=task,
+        logit_rate=logit_rate,
+        step_of=together,
+    )
+    return guarded(method, space.relaxation, recipe, max_skips=max_skips)
