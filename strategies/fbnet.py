@@ -1,6 +1,7 @@
 """FBNet: gates from a Gumbel softmax, and the expected latency in the loss."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -54,7 +55,7 @@ def fbnet(
     if not (alpha > 0 and beta >= 0 and 0 < coldest <= hottest):
         raise BadInput("fbnet: alpha must be above 0, beta at least 0, and coldest above 0 and at most hottest")
     allowed = space.relaxation.allowed
-    expected = expected_cost("fbnet", space, macro, costs, cost) if beta else None
+    expected: Any = expected_cost("fbnet", space, macro, costs, cost) if beta else None
 
     def gate(key, logits, progress):
         temperature = hottest * (coldest / hottest) ** progress

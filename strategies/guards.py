@@ -149,6 +149,8 @@ def guarded(
         own = method.init(key)
         return Watched(own, jnp.zeros((recipe.epochs, *own.logits.shape)), jnp.zeros(recipe.epochs))
 
+    gates_of: Any = method.gates  # every method with logits has them
+
     def step(state, train, valid, key, progress):
         own, metrics = method.step(state.own, train, valid, key, progress)
         return state._replace(own=own), metrics
@@ -157,7 +159,8 @@ def guarded(
         return state._replace(own=state.own._replace(logits=state.logits[epoch - 1]))
 
     def after_epoch(state, epoch, validation):
-        own, events, stop = state.own, [], False
+        own, stop = state.own, False
+        events: list[dict[str, Any]] = []
         if method.after_epoch is not None:
             own, events, stop = method.after_epoch(own, epoch, validation)
         state = state._replace(own=own, logits=state.logits.at[epoch - 1].set(own.logits))
@@ -184,14 +187,14 @@ def guarded(
         return state, events, stop
 
     def derive(state, validation, key):
-        return relaxation.discretise(jnp.asarray(limit_skips(relaxation, method.gates(state.own), most)))[None]
+        return relaxation.discretise(jnp.asarray(limit_skips(relaxation, gates_of(state.own), most)))[None]
 
     return method._replace(
         init=init,
         step=step,
         after_epoch=after_epoch,
         derive=derive,
-        gates=lambda state: method.gates(state.own),
+        gates=lambda state: gates_of(state.own),
         shared=lambda state: method.shared(state.own),
         arguments={**method.arguments, "max_skips": max_skips, "eigenvalue": eigenvalue},
     )

@@ -1,6 +1,7 @@
 """ProxylessNAS: binary gates, one sampled path for the weights and two for the logits."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -52,7 +53,7 @@ def proxylessnas(
     if not weight >= 0:
         raise BadInput(f"proxylessnas: weight is {weight!r}; it must be at least 0")
     relaxation = space.relaxation
-    expected = expected_cost("proxylessnas", space, macro, costs, cost) if weight else None
+    expected: Any = expected_cost("proxylessnas", space, macro, costs, cost) if weight else None
 
     def scores(key, logits):
         return jnp.where(relaxation.allowed, logits + jax.random.gumbel(key, logits.shape), -jnp.inf)
