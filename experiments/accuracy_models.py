@@ -29,11 +29,13 @@ class AccuracyModel(NamedTuple):
         predict: ``rows int32[N, L] -> float32[N]``, a share of one; jittable.
         source: where it is from and how good it is, for people.
         held_out: Spearman and mean absolute error (in points) on networks it was not fitted to, where known.
+        left_out: measured networks that it was not fitted to, because the space has not their resolution.
     """
 
     predict: Callable[[Any], jax.Array]
     source: str
     held_out: dict[str, float]
+    left_out: int = 0
 
 
 def published(path: Path, space: SearchSpace) -> AccuracyModel:
@@ -112,7 +114,8 @@ def fitted(path: Path, space: SearchSpace, seed: int = 0) -> AccuracyModel:
     y = _numbers(column(columns, "top1", str(path)), path)[known]
     if len(y) < 50 or not ((y > 0) & (y <= 1)).all():
         raise BadInput(f"{path}: needs at least 50 networks with top1 from 0 to 1, a share and not per cent")
-    return cross_checked(np.stack(rows), y, space, f"networks of {path.name}", seed)
+    found = cross_checked(np.stack(rows), y, space, f"networks of {path.name}", seed)
+    return found._replace(left_out=known.count(False))
 
 
 def cross_checked(rows: np.ndarray, y: np.ndarray, space: SearchSpace, source: str, seed: int = 0) -> AccuracyModel:

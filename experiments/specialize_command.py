@@ -60,6 +60,12 @@ def main(o: Options) -> None:
         if o.accuracy_predictor
         else accuracy_models.fitted(o.accuracy_csv, space, o.seed)
     )
+    if model.left_out:
+        known = ", ".join(map(str, space.decisions[0].options))
+        print(
+            f"nas: {model.left_out} networks of {o.accuracy_csv} have other resolutions than {known}: left out",
+            file=sys.stderr,
+        )
     print("nas: pricing every option of the space", file=sys.stderr)
     targets = _targets(o, space)
     print(f"nas: {len(targets)} limits x {o.seeds} seeds, {settings.generations} generations", file=sys.stderr)
@@ -131,7 +137,12 @@ def describe(found: Specialized, space: SearchSpace, model: accuracy_models.Accu
     return {
         "space": space.name,
         "arguments": dict(space.arguments),
-        "accuracy": {"source": model.source, "how": "predicted", "held_out": model.held_out},
+        "accuracy": {
+            "source": model.source,
+            "how": "predicted",
+            "held_out": model.held_out,
+            "left_out": model.left_out,
+        },
         "targets": entries,
         "seconds": found.seconds,
         "compile_seconds": found.compile_seconds,
