@@ -68,11 +68,6 @@ def policy_gradient(
     start: Callable[[Weights], Any],
     update: Callable[[Weights, Any, Batch], tuple[Weights, Any]],
     *,
-    batch: int,
-    memory: int,
-    power: float,
-    decay: float,
-    in_flight: int,
     first: Any,
     objectives: int,
     constraints: int,
@@ -85,15 +80,13 @@ def policy_gradient(
     Args:
         space: what to search.
         name: of the strategy.
-        arguments: what its factory was called with.
+        arguments: what its factory was called with. Of these it reads ``batch`` (B); ``memory`` (K, results that a new
+            one is compared with); ``power`` (a result's reward is the share of those that it beats, `share_beaten`, to
+            this power); ``baseline_decay``, of the moving average of rewards that is subtracted; and ``in_flight`` (Q,
+            at most so many candidates asked and not yet told).
         control: draws rows and says how likely they are.
         start: ``(weights) -> state of the optimiser``.
         update: ``(weights, state of the optimiser, Batch) -> both``.
-        batch: B.
-        memory: K, results that a new one is compared with.
-        power: a result's reward is the share of those that it beats (`share_beaten`), to this power.
-        decay: of the moving average of rewards that is subtracted as the baseline.
-        in_flight: Q, at most so many candidates asked and not yet told.
         first: rows that are asked before all others, or None.
         objectives: M.
         constraints: C.
@@ -101,9 +94,11 @@ def policy_gradient(
     Raises:
         BadInput: a size below 1, a decay outside of [0, 1), or a row of `first` that is none of the space.
     """
-    for key, value in dict(batch=batch, memory=memory, in_flight=in_flight).items():
-        if value < 1:
-            raise BadInput(f"{name}: {key} is {value}; it must be at least 1")
+    for key in ("batch", "memory", "in_flight"):
+        if arguments[key] < 1:
+            raise BadInput(f"{name}: {key} is {arguments[key]}; it must be at least 1")
+    batch, memory, in_flight = arguments["batch"], arguments["memory"], arguments["in_flight"]
+    power, decay = arguments["power"], arguments["baseline_decay"]
     if not 0 <= decay < 1:
         raise BadInput(f"{name}: baseline_decay is {decay}; it must be from 0 to below 1")
     first = first_rows(space, first)
