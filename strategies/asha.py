@@ -12,8 +12,8 @@ import jax.numpy as jnp
 from nas.objective import fitness
 from nas.space import SearchSpace
 from nas.strategy import Asked, Strategy, check_told, first_rows, starting
+from strategies.fidelities import check_fidelities, too_small
 from strategies.history import History, no_history, remember_row, remember_told
-from strategies.successive_halving import check_fidelities, too_small
 
 
 class State(NamedTuple):

@@ -13,8 +13,8 @@ import jax.numpy as jnp
 from nas.errors import BadInput
 from nas.space import SearchSpace
 from nas.strategy import Asked, Strategy, check_told
+from strategies.fidelities import check_fidelities, too_small
 from strategies.predictor import predictor, surrogate
-from strategies.successive_halving import check_fidelities, too_small
 
 
 class State(NamedTuple):
