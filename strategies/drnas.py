@@ -1,5 +1,7 @@
 """DrNAS: gates drawn from a Dirichlet distribution whose concentration is learned."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -48,9 +50,7 @@ def drnas(
         return jnp.where(allowed, jax.nn.elu(logits) + 1, 1.0)
 
     def gate(key, logits, progress):
-        # a Dirichlet draw is gamma draws over their sum; by logarithms, because small ones underflow
-        draws = jax.random.loggamma(key, concentration(logits))
-        return jax.nn.softmax(jnp.where(allowed, draws, -jnp.inf), -1)
+        return dirichlet(key, concentration(logits), allowed)
 
     def objective(loss, key, logits, progress):
         off = jnp.square(concentration(logits) - 1).sum()
@@ -75,3 +75,10 @@ def drnas(
         shares=shares,
     )
     return guarded(method, space.relaxation, recipe, max_skips=max_skips)
+
+
+def dirichlet(key: jax.Array, concentration: jax.Array, allowed: Any) -> jax.Array:
+    """float32[E, K]: a draw for each edge over the operations it has, with gradients for the concentration."""
+    # gamma draws over their sum; by logarithms, because small ones underflow
+    draws = jax.random.loggamma(key, concentration)
+    return jax.nn.softmax(jnp.where(allowed, draws, -jnp.inf), -1)

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 
 from nas.cost import Cost
@@ -12,7 +11,7 @@ from nas.one_shot import OneShot
 from nas.space import Macro, SearchSpace
 from nas.train import CLASSIFICATION, Recipe, Task
 from strategies.expected_cost import expected_cost
-from strategies.gradient import by_gates
+from strategies.gradient import by_gates, gumbel_softmax
 
 
 def fbnet(
@@ -59,8 +58,7 @@ def fbnet(
 
     def gate(key, logits, progress):
         temperature = hottest * (coldest / hottest) ** progress
-        scores = jnp.where(allowed, logits + jax.random.gumbel(key, logits.shape), -jnp.inf)
-        return jax.nn.softmax(scores / temperature, -1)
+        return gumbel_softmax(key, logits, allowed, temperature)
 
     def objective(loss, key, logits, progress):
         return loss * alpha * (1 + jnp.log(expected(gate(key, logits, progress)))) ** beta

@@ -55,6 +55,16 @@ def soft(relaxation, logits: jax.Array) -> jax.Array:
     return jax.nn.softmax(jnp.where(relaxation.allowed, logits, -jnp.inf), -1)
 
 
+def gumbel_softmax(key: jax.Array, logits: jax.Array, allowed: Any, temperature: Any) -> jax.Array:
+    """float32[E, K]: a relaxed sample for each edge; its largest gate is a sample of `soft`, at any temperature.
+
+    Jang et al., "Categorical Reparameterization with Gumbel-Softmax", and Maddison et al., "The Concrete Distribution",
+    ICLR 2017.
+    """
+    scores = jnp.where(allowed, logits + jax.random.gumbel(key, logits.shape), -jnp.inf)
+    return jax.nn.softmax(scores / temperature, -1)
+
+
 def by_gates(
     space: SearchSpace,
     gate: Gate,

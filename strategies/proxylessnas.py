@@ -55,29 +55,19 @@ def proxylessnas(
     relaxation = space.relaxation
     expected: Any = expected_cost("proxylessnas", space, macro, costs, cost) if weight else None
 
-    def scores(key, logits):
-        return jnp.where(relaxation.allowed, logits + jax.random.gumbel(key, logits.shape), -jnp.inf)
+    def gate(key, logits, progress):
+        return two_paths(key, logits, relaxation.allowed)
 
-    def one_path(key, logits, progress):
-        index = scores(key, logits).argmax(-1)
+    def train_gate(key, logits, progress):
+        index = jax.random.categorical(key, jnp.where(relaxation.allowed, logits, -jnp.inf))
         return Hard(index, jax.nn.one_hot(index, logits.shape[1]))
-
-    def two_paths(key, logits, progress):
-        # the two largest are two draws without putting back; which of them is open is drawn by their probabilities
-        pair_key, open_key = jax.random.split(key)
-        pair = jax.lax.top_k(scores(pair_key, logits), 2)[1]
-        two = jnp.take_along_axis(logits, pair, 1)
-        shares, n = jax.nn.softmax(two, -1), logits.shape[1]
-        opened = jax.nn.one_hot(jax.random.categorical(open_key, jax.lax.stop_gradient(two)), 2)
-        binary = opened + shares - jax.lax.stop_gradient(shares)
-        return (binary[..., None] * jax.nn.one_hot(pair, n)).sum(1)
 
     def objective(loss, key, logits, progress):
         return loss + weight * expected(soft(relaxation, logits))
 
     return by_gates(
         space,
-        two_paths,
+        gate,
         name="proxylessnas",
         arguments={"cost": cost, "weight": weight, "logit_rate": logit_rate},
         macro=macro,
@@ -87,5 +77,21 @@ def proxylessnas(
         logit_rate=logit_rate,
         objective=objective if weight else None,
         step_of=apart,
-        train_gate=one_path,
+        train_gate=train_gate,
     )
+
+
+def two_paths(key: jax.Array, logits: jax.Array, allowed: Any) -> jax.Array:
+    """float32[E, K]: one open gate on each edge, with gradients for it and one other (section 3.2.1).
+
+    Two operations are drawn without putting back, by their probabilities; which of them is open is drawn by what is
+    left of these. Backwards the gates are those probabilities.
+    """
+    pair_key, open_key = jax.random.split(key)
+    noisy = jnp.where(allowed, logits + jax.random.gumbel(pair_key, logits.shape), -jnp.inf)
+    pair = jax.lax.top_k(noisy, 2)[1]
+    two = jnp.take_along_axis(logits, pair, 1)
+    shares = jax.nn.softmax(two, -1)
+    opened = jax.nn.one_hot(jax.random.categorical(open_key, jax.lax.stop_gradient(two)), 2)
+    binary = opened + shares - jax.lax.stop_gradient(shares)
+    return (binary[..., None] * jax.nn.one_hot(pair, logits.shape[1])).sum(1)

@@ -1,13 +1,10 @@
 """SNAS: gates from a concrete distribution, weights and logits trained at once."""
 
-import jax
-import jax.numpy as jnp
-
 from nas.errors import BadInput
 from nas.one_shot import OneShot
 from nas.space import Macro, SearchSpace
 from nas.train import CLASSIFICATION, Recipe, Task
-from strategies.gradient import by_gates, together
+from strategies.gradient import by_gates, gumbel_softmax, together
 from strategies.guards import guarded
 
 
@@ -47,8 +44,7 @@ def snas(
 
     def gate(key, logits, progress):
         temperature = hottest * (coldest / hottest) ** progress
-        scores = jnp.where(allowed, logits + jax.random.gumbel(key, logits.shape), -jnp.inf)
-        return jax.nn.softmax(scores / temperature, -1)
+        return gumbel_softmax(key, logits, allowed, temperature)
 
     method = by_gates(
         space,
