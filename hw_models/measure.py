@@ -82,18 +82,14 @@ def measure(
     rows = distinct(sample_rows(space, 4 * networks, seed + 1))[:networks]
     programs: dict[str, Block] = {EMPTY: (), **blocks.layers}
     programs |= {network_name(row): space.layers(row, macro) for row in rows}
-    with reporting(progress) as report:
-        fill(
-            samples,
-            programs,
-            program=program,
-            rounds=rounds,
-            warmup=warmup,
-            seed=seed,
-            report=report,
-            save=lambda: save_samples(path, common, samples),
-        )
+    take(samples, programs, program, rounds, warmup, seed, progress, lambda: save_samples(path, common, samples))
     return table(blocks, fit_on, rows, {name: samples[name] for name in programs}, stamp)
+
+
+def take(samples, programs, program, rounds: int, warmup: int, seed: int, progress, save: Callable[[], None]) -> None:
+    """`hw_models.timing.fill`, with its progress shown as `measure` says."""
+    with reporting(progress) as report:
+        fill(samples, programs, program=program, rounds=rounds, warmup=warmup, seed=seed, report=report, save=save)
 
 
 @contextlib.contextmanager

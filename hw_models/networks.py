@@ -9,11 +9,10 @@ import numpy as np
 
 from hw_models.blocks import distinct
 from hw_models.fit import fit, usable
-from hw_models.measure import check_counts, conditions, reporting
+from hw_models.measure import check_counts, conditions, take
 from hw_models.runtimes import program_of
 from hw_models.samples import about, open_samples, save_samples, stamp_of
 from hw_models.table import network_name
-from hw_models.timing import fill
 from nas.cost import Cost, Stamp, sample_rows
 from nas.errors import BadInput
 from nas.evaluate import use_compilation_cache
@@ -106,17 +105,7 @@ def measure_networks(
     samples = open_samples(path, common)
     programs = {network_name(row): space.layers(row, macro) for row in rows}
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
-    with reporting(progress) as report:
-        fill(
-            samples,
-            programs,
-            program=program,
-            rounds=rounds,
-            warmup=warmup,
-            seed=seed,
-            report=report,
-            save=lambda: save_samples(path, common, samples),
-        )
+    take(samples, programs, program, rounds, warmup, seed, progress, lambda: save_samples(path, common, samples))
     ms = np.asarray([samples[name] for name in programs])[:, :rounds, 0]
     found = Measured(rows, ms, stamp, space.fingerprint, quality(ms, load))
     if not (found.latency_ms > 0).all():
