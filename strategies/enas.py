@@ -35,7 +35,7 @@ def enas(
     recipe: Recipe,
     steps: int,
     task: Task = CLASSIFICATION,
-    learning_rate: float = 3.5e-3,
+    policy_rate: float = 3.5e-3,
     entropy: float = 1e-4,
     baseline_decay: float = 0.95,
     hidden: int = 100,
@@ -53,7 +53,7 @@ def enas(
         recipe: of the weights.
         steps: of the whole training.
         task: loss and the metric ``accuracy``.
-        learning_rate: of the controller's Adam; .0035 in the paper's code.
+        policy_rate: Adam's learning rate for the controller; .0035 in the paper's code.
         entropy: weight of the entropy bonus; .0001 in the paper.
         baseline_decay: of the moving average of rewards.
         hidden: units of the controller's LSTM; 100 in the paper.
@@ -62,11 +62,11 @@ def enas(
     Raises:
         BadInput: a negative rate, a decay outside of [0, 1), or fewer samples than 1.
     """
-    check_rates("enas", learning_rate=learning_rate, entropy=entropy)
+    check_rates("enas", policy_rate=policy_rate, entropy=entropy)
     if not 0 <= baseline_decay < 1 or samples < 1:
         raise BadInput("enas: baseline_decay must be from 0 to below 1, and samples at least 1")
     network, optimizer = space.supernet(macro), optimizer_of(recipe)
-    control, adam = controller(space, hidden), optax.adam(learning_rate)
+    control, adam = controller(space, hidden), optax.adam(policy_rate)
 
     def init(key):
         weight_key, policy_key = jax.random.split(key)
@@ -127,7 +127,7 @@ def enas(
         return ordered(state, Batch(*gather(validation, jnp.arange(count))), key)
 
     arguments = {
-        **{"learning_rate": learning_rate, "entropy": entropy, "baseline_decay": baseline_decay},
+        **{"policy_rate": policy_rate, "entropy": entropy, "baseline_decay": baseline_decay},
         **{"hidden": hidden, "samples": samples},
     }
     shared = lambda state: (state.weights, state.stats)  # noqa: E731

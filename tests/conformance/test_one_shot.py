@@ -27,7 +27,7 @@ METHODS: dict[str, dict] = {
     "drnas": {},
     "fbnet": {},
     "proxylessnas": {},
-    "enas": {"learning_rate": 0.03},
+    "enas": {"policy_rate": 0.03},
     "single_path": {},
 }
 # once_for_all trains a space of its own kind, where kernels are slices of one another: tests/strategies has its tests
