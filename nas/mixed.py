@@ -1,5 +1,7 @@
 """The supernet of differentiable search: on every edge a mixture of all operations, weighted by gates."""
 
+import contextlib
+import functools
 import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -8,10 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from nas.builder import LayerBuilder, Zeros, labelled
+from nas.edges import edge_between, groups_of, node_of
 from nas.errors import BadInput
 from nas.network import BATCH_NORM_EPSILON, init_layers, trains
 from nas.relaxation import Relaxation
-from nas.supernet import Supernet, Value, _Collect, _cut, _renamed, _Run
+from nas.supernet import Supernet, Value, _at, _Collect, _cut, _Run
 
 if TYPE_CHECKING:
     from nas.space import Macro, SearchSpace
@@ -29,12 +32,21 @@ class Hard(NamedTuple):
     gates: jax.Array
 
 
-def mixed_supernet(space: "SearchSpace", macro: "Macro") -> Supernet:
+def mixed_supernet(space: "SearchSpace", macro: "Macro", *, remat: bool = True) -> Supernet:
     """The program of `space.relaxation`: its `choice` are gates float32[E, K], a `Hard`, or a row int32[L].
 
     Batch norm has no scale and offset of its own inside the mixtures, and pools are normalised, so that gates alone
-    say how strong an operation is (Liu et al., "DARTS", ICLR 2019). Where a choice is a row, pools are as in the
-    network that is extracted.
+    say how strong an operation is (Liu et al., "DARTS", ICLR 2019). A row costs one operation on each of its edges, and
+    pools are then as in the network that is extracted.
+
+    The edges of a cell hold their arrays as one, under a name such as ``cells.0.normal_edges_op.sep_conv_3x3...``,
+    whose leading axis is the edge, and run in one loop: a cell compiles one edge, or two where it halves its inputs.
+
+    Args:
+        space: with choices between operations.
+        macro: frame.
+        remat: whether the gradient computes each edge of a cell again instead of keeping what is inside it: a fraction
+            of the memory, and on a CPU faster as well. Spaces without such cells keep everything.
 
     Raises:
         BadInput: the space has choices that are not between operations.
@@ -43,14 +55,27 @@ def mixed_supernet(space: "SearchSpace", macro: "Macro") -> Supernet:
     collected = _MixedCollect(macro.input, space.decisions, None)
     space.network(collected, macro)
     layers = collected.finish_all()
+    copies = {layer.name: collected.copies.get(layer.name) for layer in layers}
+
+    def init(key, row=None):
+        weights: dict = {}
+        stats: dict = {}
+        for i, count in enumerate(dict.fromkeys(copies.values())):
+            draw = functools.partial(init_layers, [layer for layer in layers if copies[layer.name] == count])
+            own = jax.random.fold_in(key, i)
+            drawn, fresh = draw(own) if count is None else jax.vmap(draw)(jax.random.split(own, count))
+            weights, stats = weights | drawn, stats | fresh
+        return weights, stats
 
     def apply(weights, stats, x, choice, *, carry=None, train, key=None):
+        parts = weights, stats, x, train, remat
         if isinstance(choice, Hard):
-            net = _Mixed(space, relaxation, choice.gates, choice.operation, weights, stats, x, train)
+            net = _Mixed(space, relaxation, choice.gates, choice.operation, *parts)
         elif jnp.issubdtype(jnp.result_type(choice), jnp.floating):
-            net = _Mixed(space, relaxation, choice, None, weights, stats, x, train)
+            net = _Mixed(space, relaxation, choice, None, *parts)
         else:
-            net = _Mixed(space, relaxation, relaxation.gates(choice), None, weights, stats, x, train, row=choice)
+            taken = relaxation.gates(choice).argmax(-1)  # inside a cell the row says more, see `_operations`
+            net = _Mixed(space, relaxation, jnp.ones(relaxation.allowed.shape), taken, *parts, row=choice)
         out = space.network(net, macro)
         return net.solid(out).array, {**stats, **net.moved}, carry
 
@@ -60,24 +85,15 @@ def mixed_supernet(space: "SearchSpace", macro: "Macro") -> Supernet:
         own_stats: dict = {}
         for layer in own:
             if trains(layer):
-                name = _mixed_name(space, row, layer.name)
-                kept = {n: _cut(own, layer, n, a, collected) for n, a in weights.get(name, {}).items()}
+                name, at = collected.place(_mixed_name(space, row, layer.name))
+                found = {n: a if at is None else a[at] for n, a in weights.get(name, {}).items()}
+                seen = {n: a if at is None else a[at] for n, a in stats.get(name, {}).items()}
+                kept = {n: _cut(own, layer, n, a, collected) for n, a in found.items()}
                 own_weights |= {layer.name: kept} if kept else {}
-                seen = {n: a[: layer.output_shape[-1]] for n, a in stats.get(name, {}).items()}
-                own_stats |= {layer.name: seen} if seen else {}
+                own_stats |= {layer.name: {n: a[: layer.output_shape[-1]] for n, a in seen.items()}} if seen else {}
         return own_weights, own_stats
 
-    return Supernet(lambda key, row=None: init_layers(layers, key), apply, extract, tuple(layers))
-
-
-def edge_between(node: str, source: int) -> str:
-    """The name of the edge that brings value `source` of a cell to a node, such as ``normal_3`` and 1."""
-    return f"{node}_from_{source}"
-
-
-def _node_of(edge):
-    """``normal_3`` of the pair's edge ``normal_3_a``."""
-    return edge.rpartition("_")[0]
+    return Supernet(init, apply, extract, tuple(layers))
 
 
 def _mixed_name(space, row, name):
@@ -86,7 +102,7 @@ def _mixed_name(space, row, name):
         if decision.name.endswith("_input"):
             edge = decision.name.removesuffix("_input")
             name = re.sub(rf"\b{edge}_input\.(input|node)\.", "", name)
-            name = name.replace(f"{edge}_op", f"{edge_between(_node_of(edge), int(place))}_op")
+            name = name.replace(f"{edge}_op", f"{edge_between(node_of(edge), int(place))}_op")
     return name
 
 
@@ -94,6 +110,11 @@ class _MixedCollect(_Collect):
     """Walks every operation of every edge there is between the values of a cell."""
 
     mixing = False  # inside an operation of a mixture
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.copies: dict[str, int] = {}  # of layers inside cells, one for each edge
+        self.places: dict[str, tuple[str, int]] = {}  # edge -> its group and place there
 
     def choice(self, decision, branches):
         results, outside = [], self.mixing
@@ -119,15 +140,20 @@ class _MixedCollect(_Collect):
         return super().batch_norm(x, affine=affine and not self.mixing, name=name)
 
     def nodes(self, edges, body, inputs, *, stride=1):
-        values, found = list(inputs), []
-        for node, names in edges.items():
-            terms = [
-                body(edge_between(_node_of(names[0]), source), x, stride if source < len(inputs) else 1)
-                for source, x in enumerate(values)
-            ]
-            found.append(self.add(terms, name=node))
-            values.append(found[-1])
-        return found
+        found: Any = None
+        for group in groups_of(edges, len(inputs), stride):
+            before, path = len(self._layers), ".".join([*self._path, ""])
+            found = body(group.name, inputs[0] if found is None else found, group.stride)
+            self.copies |= {layer.name: len(group.links) for layer in self._layers[before:]}
+            self.places |= {path + link.edge: (path + group.name, i) for i, link in enumerate(group.links)}
+        return [found] * len(edges)
+
+    def place(self, name):
+        """Where the arrays of a layer of one edge are: a name, and an index into them or None."""
+        for edge, (group, i) in self.places.items():
+            if name.startswith(f"{edge}_"):
+                return group + name.removeprefix(edge), i
+        return name, None
 
 
 def _no_operations(name):
@@ -142,12 +168,12 @@ class _Mixed(_Run):
 
     mixing = False
 
-    def __init__(self, space, relaxation: Relaxation, gates, index, weights, stats, x, train, row=None):
+    def __init__(self, space, relaxation: Relaxation, gates, index, weights, stats, x, train, remat, row=None):
         nothing = row if row is not None else jnp.zeros(space.length, jnp.int32)
         super().__init__(space.decisions, nothing, weights, stats, x, train)
-        self.row = row
+        self.row, self.remat = row, remat
         self.options = dict(zip(relaxation.edges, relaxation.options, strict=True))
-        self.gates = {edge: jnp.asarray(gates)[e] for e, edge in enumerate(relaxation.edges)}
+        self.gates: Any = {edge: jnp.asarray(gates)[e] for e, edge in enumerate(relaxation.edges)}
         # as floats, because a branch inside a loop may close over differentiable arrays only
         self.index: Any = None if index is None else {e: jnp.float32(index[i]) for i, e in enumerate(relaxation.edges)}
 
@@ -203,43 +229,67 @@ class _Mixed(_Run):
         return Value(((wide - mean) * jax.lax.rsqrt(var + BATCH_NORM_EPSILON)).astype(value.array.dtype))
 
     def nodes(self, edges, body, inputs, *, stride=1):
-        """Every earlier value feeds every node; edges that leave one value are computed together."""
-        nodes = [_node_of(names[0]) for names in edges.values()]
-        values = [self.solid(x).array for x in inputs]
-        sums: list[Any] = [None] * len(nodes)
-        for source in range(len(inputs) + len(nodes) - 1):
-            later = [k for k in range(len(nodes)) if len(inputs) + k > source]
-            x = values[source] if source < len(inputs) else sums[source - len(inputs)]
-            names = [edge_between(nodes[k], source) for k in later]
-            found = self._leaving(names, Value(x), body, stride if source < len(inputs) else 1)
-            for k, value in zip(later, found, strict=True):
-                sums[k] = value if sums[k] is None else sums[k] + value
-        return [Value(total) for total in sums]
+        """Every earlier value feeds every node; edges of equal shapes are one loop, whose body is compiled once."""
+        values = jnp.stack([self.solid(x).array for x in inputs])
+        nodes = jnp.zeros((len(edges), *values.shape[1:]), values.dtype)
+        sums: Any = jnp.concatenate([values, nodes]) if stride == 1 else None
+        for group in groups_of(edges, len(inputs), stride):
+            sums = self._along(group, body, sums, values if group.stride > 1 else None, len(edges))
+        return [Value(total) for total in sums[-len(edges) :]]
 
-    def _leaving(self, names, x, body, stride):
-        """The edges that leave one value: mixtures at once, single operations one after the other in one loop."""
-        model = names[0]
-        decision = f"{model}_op"
-        weights, stats = self._stacked(model, names, self.weights), self._stacked(model, names, self.stats)
-        gates = jnp.stack([self.gates[f"{name}_op"] for name in names])
-        index = None if self.index is None else jnp.stack([self.index[f"{name}_op"] for name in names])
-        outside: Any = self.gates, self.index
+    def _along(self, group, body, sums, values, nodes):
+        """`sums` with what each link brings to its node added; links read `values`, or `sums` where there are none.
 
-        def edge(weights, stats, gates, index):
-            self.gates = {**outside[0], decision: gates}
-            self.index = None if index is None else {**outside[1], decision: index}
-            try:
-                with self._standing_in({}, weights, stats):
-                    return self.solid(body(model, x, stride)).array, self.moved
-            finally:
-                self.gates, self.index = outside
+        A row takes each edge twice, for either pair of the node.
+        """
+        decision, start = f"{group.name}_op", ".".join([*self._path, f"{group.name}_"])
+        times = 1 if self.row is None else len(group.links[0].pairs)
+        weights, stats = ({n: a for n, a in t.items() if n.startswith(start)} for t in (self.weights, self.stats))
+        own = (
+            jnp.repeat(jnp.asarray([[link.source, link.node] for link in group.links]), times, 0),
+            jax.tree.map(lambda a: jnp.repeat(a, times, 0) if times > 1 else a, (weights, stats)),
+            jnp.stack([self.gates[f"{link.edge}_op"] for link in group.links for _ in range(times)]),
+            None if self.index is None else jnp.stack([i for link in group.links for i in self._operations(link)]),
+        )
 
-        if index is None:
-            found, moved = jax.vmap(lambda w, s, g: edge(w, s, g, None))(weights, stats, gates)
-        else:
-            _, (found, moved) = jax.lax.scan(lambda _, own: (None, edge(*own)), None, (weights, stats, gates, index))
-        for i, name in enumerate(names):
-            for layer, arrays in moved.items():
-                if (own := _renamed(layer, model, name)) in self.stats:
-                    self.moved[own] = jax.tree.map(lambda a, i=i: a[i], arrays)
-        return list(found)
+        def edge(x, weights, stats, gates, index):
+            with self._on_edge(decision, gates, index), self._standing_in({}, weights, stats):
+                return self.solid(body(group.name, Value(x), group.stride)).array, self.moved
+
+        once = jax.checkpoint(edge) if self.remat else edge
+
+        def step(sums, own):
+            ends, (weights, stats), gates, index = own
+            x = _at(sums if values is None else values, ends[0]).array
+            value, moved = once(x, weights, stats, gates, index)
+            return sums.at[ends[1]].add(value), jax.tree.map(jnp.subtract, moved, stats)
+
+        self.options[decision] = self.options[f"{group.links[0].edge}_op"]
+        if sums is None:
+            _, arrays, *first = jax.tree.map(lambda a: a[0], own)
+            shape = jax.eval_shape(edge, values[0], *arrays, *first)[0].shape
+            sums = jnp.zeros((nodes, *shape), values.dtype)
+        sums, change = jax.lax.scan(step, sums, own)
+        self.moved |= jax.tree.map(lambda a, d: a + d.reshape(-1, times, *d.shape[1:]).sum(1), stats, change)
+        return sums
+
+    def _operations(self, link):
+        """The operation on an edge, as a number; of a row, of each pair of the node: ``none`` if it reads another."""
+        if self.row is None:
+            return [self.index[f"{link.edge}_op"]]
+        options, found = self.options[f"{link.edge}_op"], []
+        for pair in link.pairs:
+            places = [options.index(o) for o in self._decisions[f"{pair}_op"].options]
+            taken = jnp.asarray(places, jnp.float32)[jnp.int32(self._row[f"{pair}_op"])]
+            found.append(jnp.where(self._row[f"{pair}_input"] == link.number, taken, options.index("none")))
+        return found
+
+    @contextlib.contextmanager
+    def _on_edge(self, decision, gates, index):
+        outside = self.gates, self.index
+        self.gates = {**outside[0], decision: gates}
+        self.index = None if index is None else {**outside[1], decision: index}
+        try:
+            yield
+        finally:
+            self.gates, self.index = outside

@@ -15,8 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from nas.edges import edge_between
 from nas.errors import BadInput, suggest
-from nas.mixed import edge_between
 from nas.relaxation import Relaxation
 from nas.space import Decision, Macro, SearchSpace
 from search_spaces.ops import (

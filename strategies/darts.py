@@ -17,6 +17,7 @@ def darts(
     recipe: Recipe,
     steps: int,
     task: Task = CLASSIFICATION,
+    remat: bool = True,
     order: int = 1,
     logit_rate: float | None = None,
     max_skips: int | None = None,
@@ -32,6 +33,7 @@ def darts(
             epochs.
         steps: of the whole training.
         task: loss.
+        remat: whether edges are computed again for the gradient: less memory, and on a CPU less time.
         order: 1 takes the weights as they are; 2 differentiates through a step of them, by automatic differentiation
             where the paper takes a finite difference, so it has no step size of its own to choose.
         logit_rate: Adam's learning rate for the logits; default 3e-4, more in a search shorter than the paper's.
@@ -61,6 +63,7 @@ def darts(
         recipe=recipe,
         steps=steps,
         task=task,
+        remat=remat,
         logit_rate=logit_rate,
         step_of=None if order == 1 else through_a_step,
         train_gate=perturbed(gate, relaxation.allowed, perturbation) if perturbation else None,

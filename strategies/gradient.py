@@ -75,6 +75,7 @@ def by_gates(
     recipe: Recipe,
     steps: int,
     task: Task = CLASSIFICATION,
+    remat: bool = True,
     logit_rate: float | None = None,
     objective: Callable[[jax.Array, jax.Array, jax.Array, jax.Array], jax.Array] | None = None,
     step_of: Callable[..., Any] | None = None,
@@ -93,6 +94,7 @@ def by_gates(
         recipe: of the weights.
         steps: of the whole training.
         task: loss.
+        remat: whether edges are computed again for the gradient, see `nas.mixed.mixed_supernet`.
         logit_rate: Adam's learning rate for the logits; None is `logit_rate_for`.
         objective: ``(validation loss, key, logits, progress) -> float32[]``, what the logits minimise; None is the
             loss itself.
@@ -102,7 +104,7 @@ def by_gates(
             whose step it is.
         shares: ``(logits) -> float32[E, K]``, what pictures show and the architecture is read from; None is `soft`.
     """
-    network, relaxation = mixed_supernet(space, macro), space.relaxation
+    network, relaxation = mixed_supernet(space, macro, remat=remat), space.relaxation
     optimizer, logit_moments_of = optimizer_of(recipe), logit_optimizer()
     allowed = jnp.asarray(relaxation.allowed)
     rate_of_logits = logit_rate_for(steps) if logit_rate is None else logit_rate

@@ -11,7 +11,7 @@ from flax import nnx
 from nas.errors import BadInput
 from nas.mixed import Hard, mixed_supernet
 from nas.space import Macro
-from search_spaces import SPACES, darts, nasbench201, nats_size
+from search_spaces import SPACES, darts, nasbench201, nasnet, nats_size
 
 OPERATIONS = ("avg_pool_3x3", "skip_connect", "sep_conv_3x3")
 CASES = {
@@ -78,8 +78,21 @@ def test_darts_keeps_the_two_strongest_edges_of_a_node_whatever_none_says():
 @pytest.mark.parametrize("name", SMALL)
 def test_a_row_gives_what_its_own_flax_network_gives_with_the_same_weights(name):
     space, macro, net, weights, stats, x = case(name)
+    apply = jax.jit(lambda weights, stats, row: net.apply(weights, stats, x, row, train=False)[0])
+    for row in np.asarray(space.sample(jax.random.key(5), 2)):
+        own = space.build(row, macro, rngs=nnx.Rngs(0)).load(*net.extract(weights, stats, row))
+        own.eval()
+        np.testing.assert_allclose(apply(weights, stats, row), own(x), atol=1e-4, rtol=1e-4)
+
+
+def test_both_pairs_of_a_node_may_read_the_same_value():
+    space, macro = nasnet(nodes=1, operations=("skip_connect", "conv_1x1")), Macro(4, 1, (8, 8, 1), 10)
+    net = mixed_supernet(space, macro)
+    weights, stats = net.init(jax.random.key(0))
+    x = jax.random.normal(jax.random.key(2), (4, *macro.input))
     apply = jax.jit(lambda row: net.apply(weights, stats, x, row, train=False)[0])
-    for row in np.asarray(space.sample(jax.random.key(5), 3)):
+    for second in (0, 1):
+        row = np.asarray([0, 1, 0, second] * 2)
         own = space.build(row, macro, rngs=nnx.Rngs(0)).load(*net.extract(weights, stats, row))
         own.eval()
         np.testing.assert_allclose(apply(row), own(x), atol=1e-4, rtol=1e-4)
@@ -115,8 +128,7 @@ def test_without_any_operation_every_image_gets_the_same_logits(name):
     space, _, net, weights, stats, x = case(name)
     relaxation = space.relaxation
     none = jnp.zeros(relaxation.allowed.shape)
-    apply = jax.jit(lambda gates: net.apply(weights, stats, x, gates, train=False)[0])
-    out = apply(none)
+    out = jax.jit(lambda weights, gates: net.apply(weights, stats, x, gates, train=False)[0])(weights, none)
     np.testing.assert_allclose(out, np.broadcast_to(out[:1], out.shape), atol=1e-5)
 
 
