@@ -74,7 +74,7 @@ def once_for_all(
     Args:
         space: with elastic decisions, such as `ofa_mbv3`.
         macro: the frame.
-        recipe: optimiser, schedule and length. The schedule runs twice: for the largest, and for all that follows.
+        recipe: optimiser, schedule and length. The schedule runs anew in each phase, as in once-for-all's code.
         steps: of the whole training.
         task: its loss; distillation is the cross-entropy to what the teacher says.
         rule: one of ``progressive``, ``sandwich`` and ``single_stage``.
@@ -102,7 +102,6 @@ def once_for_all(
         phases = _phases(space, shared.kinds, recipe.epochs, teacher)
     else:
         phases = [Phase("all networks", recipe.epochs, _all_options(space), 0)]
-    first = phases[0].end / recipe.epochs
     groups = channel_groups(space, macro)
 
     def init(key):
@@ -111,13 +110,14 @@ def once_for_all(
         allowed = jnp.asarray(phases[0].allowed)
         return State(weights, stats, optimizer.init(weights), own, allowed, jnp.int32(0))
 
-    def rate(progress):
-        whole = learning_rate_at(recipe, progress * steps, jnp.float32(steps))
-        if not progressive or first == 1:
-            return whole
-        largest = learning_rate_at(recipe, progress * steps, jnp.float32(first * steps))
-        later = learning_rate_at(recipe, (progress - first) * steps, jnp.float32((1 - first) * steps))
-        return jnp.where(progress < first, largest, shrinking_rate * later)
+    ends_at = np.asarray([phase.end for phase in phases], np.float32) / recipe.epochs
+    spans = jnp.asarray(np.stack([np.concatenate([[0], ends_at[:-1]]), ends_at]), jnp.float32)
+
+    def rate(progress, phase):
+        start, end = spans[:, phase]
+        length = jnp.maximum(end - start, 1 / steps) * steps
+        own = learning_rate_at(recipe, (progress - start) * steps, length)
+        return jnp.where(phase > 0, shrinking_rate, 1.0) * own
 
     def teach(teacher, x):
         # with statistics of the batch, as in once-for-all's code
@@ -155,7 +155,7 @@ def once_for_all(
         total, stats, _, value = jax.lax.fori_loop(0, count, one, start)
         mean = jax.tree.map(lambda g: g / count, total)
         direction, moments = optimizer.update(mean, state.optimizer, state.weights)
-        length = rate(progress)
+        length = rate(progress, state.phase)
         weights = jax.tree.map(lambda w, d: w - length * d, state.weights, direction)
         state = state._replace(weights=weights, stats=stats, optimizer=moments)
         return state, {"loss": value / count, "learning_rate": length}
