@@ -44,7 +44,7 @@ def most_skips(relaxation: Relaxation, max_skips: int | None) -> int:
         BadInput: no whole number of at least 0.
     """
     if max_skips is None:
-        return CELL_SKIPS if _has_cells(relaxation) else len(relaxation.edges) // 2
+        return CELL_SKIPS if _has_cells(relaxation) else -(-len(relaxation.edges) // 2)
     if isinstance(max_skips, bool) or not isinstance(max_skips, int) or max_skips < 0:
         raise BadInput(f"max_skips is {max_skips!r}; it must be a whole number of at least 0")
     return max_skips
