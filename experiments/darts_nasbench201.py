@@ -78,9 +78,10 @@ def main() -> None:
         sharing = Sharing(space, make, data, recipe, Macro(o.width, o.depth, (1, 1, 1), 1))
         for seed in range(o.seeds):
             found = study(method, seed, sharing, cells, o.out)
-            row, rank = np.asarray(found["row"]), spearman(found["shared"], test[: len(found["shared"])])
+            row, shared = np.asarray(found["row"]), found["shared"]
+            rank = f"{spearman(shared, test):+.2f}" if shared else "  -  "
             place, seconds = table.place(row), found["seconds"]
-            print(f"{method:12} {seed} {table.test[place]:6.2f} rank {rank:+.2f} {seconds:5.0f} s {to_string(row)}")
+            print(f"{method:12} {seed} {table.test[place]:6.2f} rank {rank} {seconds:5.0f} s {to_string(row)}")
             print(*(f"    {why}\n" for why in found["events"]), sep="", end="")
 
 
