@@ -5,7 +5,8 @@ cells of 4 nodes, all 8 operations, batches of 32 images of 32x32x3. Contenders 
 turns, a round each; ratios are those within a round, by seconds and by CPU time, which others on the machine change
 little. Ours starts twice with one compilation cache: cold, then cached; seconds to the first step include tracing.
 ``--memory`` adds XLA's figures (``compiled.memory_analysis()``) for both orders, with and without rematerialisation,
-compiled without LLVM's optimisations, which do not change memory.
+compiled without LLVM's optimisations, which do not change memory. On a loaded machine use ``--cores 1``: PyTorch's
+threads spin while they wait for one another.
 
 Run: ``python -m experiments.bench_darts [--rounds 5] [--steps 2] [--width 8] [--depth 4] [--batch 32] [--memory]``.
 """
@@ -71,7 +72,7 @@ def torch_stepper(o, channels_last):
 
     from experiments.torch_darts import searcher
 
-    step, layout = searcher(o.width, o.depth, 10, channels_last=channels_last, threads=CORES)
+    step, layout = searcher(o.width, o.depth, 10, channels_last=channels_last, threads=o.cores)
     batches = []
     for x, labels in (images(o, seed) for seed in (0, 1)):
         x = torch.tensor(x).permute(0, 3, 1, 2).contiguous(memory_format=layout)
@@ -86,6 +87,7 @@ def torch_stepper(o, channels_last):
 
 def work(pipe, name, o, cache):
     """A worker: sends (seconds, CPU seconds) up to its first step, then those of a step for each request."""
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: o.cores])
     jax.config.update("jax_compilation_cache_dir", cache)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
@@ -111,7 +113,7 @@ def start(name, o, cache):
 def main() -> None:
     """Prints the figures."""
     parser = argparse.ArgumentParser(description=__doc__)
-    for name, default in dict(rounds=5, steps=2, width=8, depth=4, batch=32).items():
+    for name, default in dict(rounds=5, steps=2, width=8, depth=4, batch=32, cores=CORES).items():
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--memory", action="store_true")
     o, load = parser.parse_args(), os.getloadavg()[0]
@@ -124,7 +126,7 @@ def main() -> None:
         for name, (pipe, *_) in workers.items():
             pipe.send(True)
             rounds[name].append(pipe.recv())
-    print(f"width {o.width}, {o.depth} cells, batch {o.batch}, {o.rounds} rounds of {o.steps} steps, {CORES} cores")
+    print(f"width {o.width}, {o.depth} cells, batch {o.batch}, {o.rounds} rounds of {o.steps} steps, {o.cores} cores")
     for label, (*_, (wall, cpu)) in (("cold", cold), ("cached", workers[OURS])):
         print(f"ours to the first step, {label:7}{wall:8.1f} s, {cpu:6.1f} CPU s")
     print(" " * 24 + "s a step   CPU s   over ours: seconds, CPU (of rounds)")
@@ -137,7 +139,7 @@ def main() -> None:
         for remat in (True, False):
             memory = lowered(o, order=order, remat=remat)[-1].compile(QUICK).memory_analysis()
             print(f"order {order}, {'with' if remat else 'without'} remat: {memory.temp_size_in_bytes / 2**20:.0f} MiB")
-    print(f"load average {load:.1f} before, {os.getloadavg()[0]:.1f} after, of these {CORES} cores")
+    print(f"load average {load:.1f} before, {os.getloadavg()[0]:.1f} after, {CORES} cores")
 
 
 if __name__ == "__main__":
