@@ -124,7 +124,7 @@ def one_search(name: str, out: Path, most: int) -> tuple[Counter, dict[int, floa
             stuck, before = time.monotonic() - quiet_since > 60, now
             if not stuck and (sum(kills.values()) >= most or now == 0):
                 continue
-            kind = "stuck driver" if stuck else KINDS[sum(kills.values()) % len(KINDS)]
+            kind = "stuck" if stuck else KINDS[sum(kills.values()) % len(KINDS)]
             pid = victim("driver" if stuck else kind, child.pid)
             if pid is None or child.poll() is not None:
                 continue
@@ -193,7 +193,7 @@ def main() -> None:
                 totals[name].update(kills)
                 totals[name].update({"searches": 1, "differ": found.pop("same") is False, **found})
                 print(f"{done}/{options.kills} kills: {name}: {dict(kills)} {found}", file=sys.stderr, flush=True)
-    head = ("searches", "trials", "worker", "raylet", "driver", "stuck driver", "failed", "lost", "twice", "differ")
+    head = ("searches", "trials", "worker", "raylet", "driver", "stuck", "failed", "lost", "twice", "differ")
     print("".join(f"{text:>14}" for text in ("", *head)).replace(" " * 14, f"{'strategy':<24}", 1))
     for name, row in totals.items():
         print(f"{name:<24}" + "".join(f"{row[column]:>14}" for column in head))

@@ -165,6 +165,9 @@ def _dense_backward(window, residuals, g):
 _dense.defvjp(lambda x, k, window: (_dense(x, k, window), (x, k)), _dense_backward)
 
 
+ZERO = np.int32(0)  # starts of a slice are of one type, with 64-bit numbers switched on as well
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _depthwise(x: Array, kernel: Array, window: Window) -> Array:
     def ours(x, kernel):
@@ -189,11 +192,11 @@ def _depthwise_backward(window, residuals, g):
 
         def product(row, column):
             covered = [(n - 1) * s + 1 for n, s in zip((height, width), window.stride, strict=True)]
-            view = lax.dynamic_slice(padded, (0, row, column, 0), (images, *covered, channels))
+            view = lax.dynamic_slice(padded, (ZERO, row, column, ZERO), (images, *covered, channels))
             return (_wide(view[:, :: window.stride[0], :: window.stride[1]]) * _wide(g)).sum((0, 1, 2))
 
         def product_of_rows(row, start):
-            view = lax.dynamic_slice(lines, (0, row, start), (images, height, width * channels))
+            view = lax.dynamic_slice(lines, (ZERO, row, start), (images, height, width * channels))
             return (_wide(view) * _wide(g.reshape(view.shape))).sum((0, 1)).reshape(width, channels).sum(0)
 
         # a loop over the taps runs as fast as what is written out, and compiles in a fraction of the time
