@@ -13,12 +13,12 @@ def chaos(*words):
     return done.returncode, rows[0].split(), [row[24:].split() for row in rows[1:]], done.stderr
 
 
-def test_a_generation_survives_the_death_of_worker_raylet_and_driver():
-    code, head, rows, err = chaos("--kills", 4, "--strategies", "evolution, generational")
+def test_a_generation_survives_the_death_of_a_worker_and_of_the_raylet():
+    code, head, rows, err = chaos("--kills", 2, "--strategies", "evolution, generational")
     assert not code, err
     found = dict(zip(head[1:], map(int, rows[0]), strict=True))
     assert found["lost"] == found["twice"] == found["differ"] == 0
-    assert found["worker"] == 2 and found["raylet"] == 1
+    assert found["worker"] == found["raylet"] == 1
 
 
 @pytest.mark.slow
