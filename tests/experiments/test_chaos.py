@@ -13,6 +13,7 @@ def chaos(*words):
     return done.returncode, rows[0].split(), [row[24:].split() for row in rows[1:]], done.stderr
 
 
+@pytest.mark.slow
 def test_a_generation_survives_the_death_of_a_worker_and_of_the_raylet():
     code, head, rows, err = chaos("--kills", 2, "--strategies", "evolution, generational")
     assert not code, err
