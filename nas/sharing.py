@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from nas.cost import Cost
-from nas.data import Data, batches, gather, load, on_device
+from nas.data import Data, batches, load, on_device
 from nas.driver import Observer, plan_search, quiet
 from nas.errors import BadInput
 from nas.evaluate import CandidateFailed, Evaluate, Job, Metrics, fit_macro, use_compilation_cache
@@ -27,7 +27,7 @@ from nas.result import Result
 from nas.search import run
 from nas.space import Macro, SearchSpace
 from nas.strategy import Strategy, given
-from nas.train import CLASSIFICATION, Recipe, Task
+from nas.train import CLASSIFICATION, Recipe, Task, over_split
 
 CALIBRATION_IMAGES = 2000  # Cai et al. 2020 use 2,000 images of the training split
 SEARCHER_TRIALS = 100
@@ -134,14 +134,6 @@ class Inherited:
     run_of: Callable[[int], int] | None = None
     split: str = "validation"
 
-    def describe(self) -> dict[str, Any]:
-        """What `search.json` records of it."""
-        return self.sharing.describe()
-
-    def frame(self) -> Macro:
-        """The macro of the shared weights."""
-        return self.sharing.frame()
-
     def __call__(self) -> Evaluate:
         """Prepares the program of this process."""
         use_compilation_cache()
@@ -165,24 +157,21 @@ def shared_accuracy(method: OneShot, task: Task, train, measured, recipe: Recipe
 
     Every metric is there a second time, as ``NAME_uncalibrated``, with the statistics that all architectures share.
     """
-    count, total = len(train.labels), len(measured.labels)
-    batch = batch_size(recipe, count, total)
+    count = len(train.labels)
+    batch = batch_size(recipe, count, len(measured.labels))
     size = max(1, min(CALIBRATION_IMAGES, count) // batch)
     order = batches(count, batch, seed=0, epoch=0)[:size]
-    places = jnp.arange(-(-total // batch) * batch).reshape(-1, batch)
 
     @jax.jit
     def measure(weights, stats, row):
-        def over_split(stats):
-            def one(place):
-                x, labels = gather(measured, jnp.minimum(place, total - 1))
-                out = method.network.apply(weights, stats, x, row, train=False)[0]
-                return {n: jnp.where(place < total, v, 0).sum() for n, v in task.metrics(out, labels).items()}
+        def with_statistics(stats):
+            def metrics(x, labels):
+                return task.metrics(method.network.apply(weights, stats, x, row, train=False)[0], labels)
 
-            return jax.tree.map(lambda v: v.sum() / total, jax.lax.map(one, places))
+            return over_split(measured, batch, metrics)
 
-        own = over_split(recalibrate(method.network, weights, stats, row, train, order))
-        return own | {f"{name}_uncalibrated": value for name, value in over_split(stats).items()}
+        own = with_statistics(recalibrate(method.network, weights, stats, row, train, order))
+        return own | {f"{name}_uncalibrated": value for name, value in with_statistics(stats).items()}
 
     return measure
 
@@ -235,15 +224,14 @@ def search(
     method = sharing.method
     if method.derive is None and searcher is None:
         raise BadInput(f"strategy {method.name} trains weights and derives no architecture: give it a searcher")
-    given_strategy = searcher if method.derive is None else None
-    name, arguments = method.name, dict(method.arguments) | {"seeds": seeds}
-    if given_strategy is not None:
-        arguments["searcher"] = {"name": given_strategy.name, "arguments": dict(given_strategy.arguments)}
-    count = trials or (seeds if given_strategy is None else SEARCHER_TRIALS)
-    strategy = (given_strategy or given(sharing.space, []))._replace(name=name, arguments=arguments)
-    evaluation = Inherited(sharing, ())
+    strategy = given(sharing.space, []) if method.derive is not None or searcher is None else searcher
+    arguments = dict(method.arguments) | {"seeds": seeds}
+    if method.derive is None:
+        arguments["searcher"] = {"name": strategy.name, "arguments": dict(strategy.arguments)}
+    count = trials or (SEARCHER_TRIALS if method.derive is None else seeds)
+    strategy = strategy._replace(name=method.name, arguments=arguments)
     plan = plan_search(
-        sharing.space, strategy, evaluation, objective, costs, count, None, seed, None, macro, executor="shared"
+        sharing.space, strategy, sharing, objective, costs, count, None, seed, None, macro, executor="shared"
     )
     RunFolder(out, plan.described, resume=resume).close()
     folder = None if out is None else Path(out) / "checkpoints"
@@ -251,15 +239,13 @@ def search(
     finished = all(each.finished for each in runs)
     if out is not None:
         write_training(Path(out), sharing, runs)
-    each = math.ceil(count / seeds)
+    evaluation = Inherited(sharing, runs)
     if method.derive is not None:
-        key = jax.random.fold_in(jax.random.key(seed), 3)
+        key, each = jax.random.fold_in(jax.random.key(seed), 3), math.ceil(count / seeds)
         found = [np.asarray(method.derive(r.state, sharing.splits[1], key))[:each] for r in runs]
         origin = [i for i, rows in enumerate(found) for _ in rows]
-        strategy = given(sharing.space, np.concatenate(found))._replace(name=name, arguments=arguments)
+        strategy = given(sharing.space, np.concatenate(found))._replace(name=method.name, arguments=arguments)
         evaluation = Inherited(sharing, runs, origin.__getitem__)
-    else:
-        evaluation = Inherited(sharing, runs)
     # what an unfinished training suggests is shown, and not written down: a resume will know better
     place = RunFolder(out if finished else None, plan.described, resume=finished)
     driver = plan.driver(strategy, place)
@@ -287,10 +273,15 @@ def train_here(sharing: Sharing, seeds: Sequence[int], folder: Path | None, seco
         try:
             runs.append(sharing.train(seed, checkpoint_of(folder, seed), left, watch))
         except CandidateFailed as error:
-            reasons.append(f"seed {seed}: {error}")
+            reasons.append((seed, error))
     if not runs:
-        raise BadInput(f"strategy {sharing.method.name}: {reasons[0]}")
+        raise nothing_trained(sharing, *reasons[0])
     return runs
+
+
+def nothing_trained(sharing: Sharing, seed: int, reason: Any) -> BadInput:
+    """What is said where every seed diverged: the reason of one of them."""
+    return BadInput(f"strategy {sharing.method.name}: seed {seed}: {str(reason).splitlines()[-1]}")
 
 
 def checkpoint_of(folder: Path | None, seed: int) -> Path | None:

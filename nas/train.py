@@ -229,9 +229,8 @@ def make_program(
             return task.loss(out, labels, recipe).mean(), stats
 
         (value, stats), gradient = jax.value_and_grad(loss, has_aux=True)(state.weights)
-        direction, moments = optimizer.update(gradient, state.optimizer, state.weights)
         rate = learning_rate_at(recipe, state.step, total)
-        weights = jax.tree.map(lambda w, d: w - (rate * d).astype(w.dtype), state.weights, direction)
+        weights, moments = descend(optimizer, state.weights, state.optimizer, gradient, rate)
         return TrainState(weights, stats, moments, state.step + 1), value
 
     @functools.partial(jax.jit, donate_argnums=0)
@@ -241,20 +240,45 @@ def make_program(
 
     @jax.jit
     def evaluate(weights, stats, choice, split):
-        count = split.labels.shape[0]
-        batch = min(recipe.batch, count)
-        steps = -(-count // batch)
-        places = jnp.arange(steps * batch).reshape(steps, batch)
+        def metrics(x, labels):
+            return task.metrics(forward(weights, stats, x, choice, False, None)[0], labels)
 
-        def measure(place):
-            x, labels = gather(split, spread(jnp.minimum(place, count - 1)))
-            out, _ = forward(weights, stats, x, choice, False, None)
-            real = place < count
-            return {name: jnp.where(real, v, 0).sum() for name, v in task.metrics(out, labels).items()}
-
-        return jax.tree.map(lambda v: v.sum() / count, jax.lax.map(measure, places))
+        return over_split(split, recipe.batch, metrics, spread)
 
     return Program(init, train, evaluate, train._cache_size)  # type: ignore[attr-defined]
+
+
+def descend(
+    optimizer: optax.GradientTransformation, weights: Any, moments: Any, gradient: Any, rate: jax.Array
+) -> tuple[Any, Any]:
+    """(weights, moments of the optimiser) after a step of length `rate`; arrays keep their dtypes."""
+    direction, moments = optimizer.update(gradient, moments, weights)
+    return jax.tree.map(lambda w, d: w - (rate * d).astype(w.dtype), weights, direction), moments
+
+
+def over_split(
+    split: DeviceSplit,
+    batch: int,
+    metrics: Callable[[jax.Array, jax.Array], Mapping[str, jax.Array]],
+    spread: Callable[[jax.Array], jax.Array] = lambda places: places,
+) -> dict[str, jax.Array]:
+    """Means over a whole split of ``metrics(images, labels) -> {name: float32[B]}``, batch after batch. Jittable.
+
+    Args:
+        split: measured on.
+        batch: images at once, at most.
+        metrics: of one batch.
+        spread: constrains the places of a batch to the devices that share it.
+    """
+    count = split.labels.shape[0]
+    batch = min(batch, count)
+    places = jnp.arange(-(-count // batch) * batch).reshape(-1, batch)
+
+    def measure(place):
+        found = metrics(*gather(split, spread(jnp.minimum(place, count - 1))))
+        return {name: jnp.where(place < count, v, 0).sum() for name, v in found.items()}
+
+    return jax.tree.map(lambda v: v.sum() / count, jax.lax.map(measure, places))
 
 
 def _cast(tree, dtype):

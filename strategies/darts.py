@@ -6,7 +6,7 @@ from nas.errors import BadInput
 from nas.one_shot import Batch, OneShot
 from nas.space import Macro, SearchSpace
 from nas.train import CLASSIFICATION, Recipe, Task
-from strategies.gradient import by_gates, soft
+from strategies.gradient import by_gates, soft, step_of_weights
 from strategies.guards import guarded, perturbed
 
 
@@ -88,10 +88,7 @@ def through_a_step(loss, update_weights, update_logits):
         logit_key, weight_key = jax.random.split(key)
         valid_loss, gradient = jax.value_and_grad(unrolled)(state.logits, state, train, valid, logit_key, progress)
         state = update_logits(state, gradient)
-        (train_loss, stats), gradient = jax.value_and_grad(loss, has_aux=True)(
-            state.weights, state.logits, state.stats, train, weight_key, progress, True
-        )
-        state = update_weights(state._replace(stats=stats), gradient, progress)
+        state, train_loss = step_of_weights(loss, update_weights, state, train, weight_key, progress)
         return state, {"loss": train_loss, "valid_loss": valid_loss}
 
     return step

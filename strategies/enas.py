@@ -10,10 +10,11 @@ from nas.data import gather
 from nas.errors import BadInput
 from nas.one_shot import Batch, OneShot, batch_size
 from nas.space import Macro, SearchSpace
-from nas.train import CLASSIFICATION, Recipe, Task, learning_rate_at, optimizer_of
+from nas.train import CLASSIFICATION, Recipe, Task, optimizer_of
 from strategies.controller import controller
 from strategies.policy_gradient import check_rates
 from strategies.reinforce import reinforce_loss
+from strategies.single_path import path_step
 
 
 class State(NamedTuple):
@@ -66,6 +67,7 @@ def enas(
     if not 0 <= baseline_decay < 1 or samples < 1:
         raise BadInput("enas: baseline_decay must be from 0 to below 1, and samples at least 1")
     network, optimizer = space.supernet(macro), optimizer_of(recipe)
+    train_path = path_step(network, optimizer, recipe, steps, task)
     control, adam = controller(space, hidden), optax.adam(policy_rate)
 
     def init(key):
@@ -81,19 +83,6 @@ def enas(
     def accuracy(state, row, batch):
         out = network.apply(state.weights, state.stats, batch.x, row, train=True)[0]
         return task.metrics(out, batch.labels)["accuracy"].mean()
-
-    def train_weights(state, batch, key, progress):
-        row = draw(state.policy, key, 1)[0]
-
-        def loss(weights):
-            out, stats, _ = network.apply(weights, state.stats, batch.x, row, train=True)
-            return task.loss(out, batch.labels, recipe).mean(), stats
-
-        (value, stats), gradient = jax.value_and_grad(loss, has_aux=True)(state.weights)
-        direction, moments = optimizer.update(gradient, state.moments, state.weights)
-        rate = learning_rate_at(recipe, progress * steps, jnp.float32(steps))
-        weights = jax.tree.map(lambda w, d: w - rate * d, state.weights, direction)
-        return state._replace(weights=weights, stats=stats, moments=moments), value
 
     def train_policy(state, batch, key):
         row = draw(state.policy, key, 1)
@@ -113,7 +102,7 @@ def enas(
 
     def step(state, train: Batch, valid: Batch, key, progress):
         weight_key, policy_key = jax.random.split(key)
-        state, value = train_weights(state, train, weight_key, progress)
+        state, value = train_path(state, draw(state.policy, weight_key, 1)[0], train, progress)
         state, reward = train_policy(state, valid, policy_key)
         return state, {"loss": value, "reward": reward}
 

@@ -11,7 +11,7 @@ from nas.one_shot import OneShot
 from nas.space import Macro, SearchSpace
 from nas.train import CLASSIFICATION, Recipe, Task
 from strategies.expected_cost import expected_cost
-from strategies.gradient import by_gates, gumbel_softmax
+from strategies.gradient import by_gates, cooling
 
 
 def fbnet(
@@ -51,14 +51,10 @@ def fbnet(
     Raises:
         BadInput: a number out of range, or what `strategies.expected_cost.expected_cost` refuses.
     """
-    if not (alpha > 0 and beta >= 0 and 0 < coldest <= hottest):
-        raise BadInput("fbnet: alpha must be above 0, beta at least 0, and coldest above 0 and at most hottest")
-    allowed = space.relaxation.allowed
+    if not (alpha > 0 and beta >= 0):
+        raise BadInput("fbnet: alpha must be above 0, and beta at least 0")
+    gate = cooling("fbnet", space.relaxation.allowed, hottest, coldest)
     expected: Any = expected_cost("fbnet", space, macro, costs, cost) if beta else None
-
-    def gate(key, logits, progress):
-        temperature = hottest * (coldest / hottest) ** progress
-        return gumbel_softmax(key, logits, allowed, temperature)
 
     def objective(loss, key, logits, progress):
         return loss * alpha * (1 + jnp.log(expected(gate(key, logits, progress)))) ** beta

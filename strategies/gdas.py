@@ -1,13 +1,12 @@
 """GDAS: one sampled operation on each edge, with gradients straight through the sampling."""
 
 import jax
-import jax.numpy as jnp
 
 from nas.mixed import Hard
 from nas.one_shot import OneShot
 from nas.space import Macro, SearchSpace
 from nas.train import CLASSIFICATION, Recipe, Task
-from strategies.gradient import by_gates
+from strategies.gradient import by_gates, gumbel_softmax
 from strategies.guards import guarded
 
 
@@ -44,8 +43,7 @@ def gdas(
 
     def gate(key, logits, progress):
         temperature = hottest + (coldest - hottest) * progress
-        scores = jax.nn.log_softmax(jnp.where(allowed, logits, -jnp.inf), -1) + jax.random.gumbel(key, logits.shape)
-        shares = jax.nn.softmax(jnp.where(allowed, scores, -jnp.inf) / temperature, -1)
+        shares = gumbel_softmax(key, logits, allowed, temperature)
         index = shares.argmax(-1)
         one = jax.nn.one_hot(index, logits.shape[1])
         return Hard(index, one + shares - jax.lax.stop_gradient(shares))

@@ -11,10 +11,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from nas.errors import BadInput
 from nas.mixed import mixed_supernet
 from nas.one_shot import Batch, OneShot
 from nas.space import Macro, SearchSpace
-from nas.train import CLASSIFICATION, Recipe, Task, learning_rate_at, optimizer_of
+from nas.train import CLASSIFICATION, Recipe, Task, descend, learning_rate_at, optimizer_of
 
 Gate = Callable[[jax.Array, jax.Array, jax.Array], Any]
 
@@ -61,8 +62,27 @@ def gumbel_softmax(key: jax.Array, logits: jax.Array, allowed: Any, temperature:
     Jang et al., "Categorical Reparameterization with Gumbel-Softmax", and Maddison et al., "The Concrete Distribution",
     ICLR 2017.
     """
-    scores = jnp.where(allowed, logits + jax.random.gumbel(key, logits.shape), -jnp.inf)
-    return jax.nn.softmax(scores / temperature, -1)
+    return jax.nn.softmax(gumbel_scores(key, logits, allowed) / temperature, -1)
+
+
+def gumbel_scores(key: jax.Array, logits: jax.Array, allowed: Any) -> jax.Array:
+    """float32[E, K]: their order on each edge is a draw without putting back from `soft`."""
+    return jnp.where(allowed, logits + jax.random.gumbel(key, logits.shape), -jnp.inf)
+
+
+def cooling(name: str, allowed: Any, hottest: float, coldest: float) -> Gate:
+    """The gate of `gumbel_softmax`, its temperature falling by equal factors.
+
+    Raises:
+        BadInput: a temperature out of range.
+    """
+    if not 0 < coldest <= hottest:
+        raise BadInput(f"{name}: coldest must be above 0 and at most hottest")
+
+    def gate(key, logits, progress):
+        return gumbel_softmax(key, logits, allowed, hottest * (coldest / hottest) ** progress)
+
+    return gate
 
 
 def by_gates(
@@ -133,11 +153,9 @@ def by_gates(
         return State(weights, stats, optimizer.init(weights), logits, logit_moments_of.init(logits))
 
     def update_weights(state, gradient, progress):
-        direction, moments = optimizer.update(gradient, state.moments, state.weights)
         rate = learning_rate_at(recipe, progress * steps, jnp.float32(steps))
-        return state._replace(
-            weights=jax.tree.map(lambda w, d: w - rate * d, state.weights, direction), moments=moments
-        )
+        weights, moments = descend(optimizer, state.weights, state.moments, gradient, rate)
+        return state._replace(weights=weights, moments=moments)
 
     def update_logits(state, gradient):
         direction, moments = logit_moments_of.update(gradient, state.logit_moments, state.logits)
@@ -226,10 +244,15 @@ def apart(loss, update_weights, update_logits):
             state.weights, state.logits, state.stats, valid, logit_key, progress, False
         )
         state = update_logits(state._replace(stats=stats), gradient)
-        (train_loss, stats), gradient = jax.value_and_grad(loss, has_aux=True)(
-            state.weights, state.logits, state.stats, train, weight_key, progress, True
-        )
-        state = update_weights(state._replace(stats=stats), gradient, progress)
+        state, train_loss = step_of_weights(loss, update_weights, state, train, weight_key, progress)
         return state, {"loss": train_loss, "valid_loss": valid_loss}
 
     return step
+
+
+def step_of_weights(loss, update_weights, state, train: Batch, key, progress):
+    """(state, loss): the weights' half alone, batch-norm statistics with it; the functions are those of `alternate`."""
+    (value, stats), gradient = jax.value_and_grad(loss, has_aux=True)(
+        state.weights, state.logits, state.stats, train, key, progress, True
+    )
+    return update_weights(state._replace(stats=stats), gradient, progress), value

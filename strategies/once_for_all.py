@@ -19,7 +19,7 @@ from nas.errors import BadInput, suggest
 from nas.network import apply_layers
 from nas.one_shot import Batch, OneShot
 from nas.space import Macro, SearchSpace
-from nas.train import CLASSIFICATION, PRECISIONS, Recipe, Task, learning_rate_at, optimizer_of
+from nas.train import CLASSIFICATION, PRECISIONS, Recipe, Task, descend, learning_rate_at, optimizer_of
 
 RULES = ("progressive", "sandwich", "single_stage")
 SHRINKING = ("kernel", "depth", "expand", "width")  # in the paper's order
@@ -154,9 +154,8 @@ def once_for_all(
         start = jax.tree.map(jnp.zeros_like, state.weights), state.stats, says, jnp.float32(0)
         total, stats, _, value = jax.lax.fori_loop(0, count, one, start)
         mean = jax.tree.map(lambda g: g / count, total)
-        direction, moments = optimizer.update(mean, state.optimizer, state.weights)
         length = rate(progress, state.phase)
-        weights = jax.tree.map(lambda w, d: w - length * d, state.weights, direction)
+        weights, moments = descend(optimizer, state.weights, state.optimizer, mean, length)
         state = state._replace(weights=weights, stats=stats, optimizer=moments)
         return state, {"loss": value / count, "learning_rate": length}
 

@@ -13,7 +13,7 @@ from nas.one_shot import OneShot
 from nas.space import Macro, SearchSpace
 from nas.train import CLASSIFICATION, Recipe, Task
 from strategies.expected_cost import expected_cost
-from strategies.gradient import apart, by_gates, soft
+from strategies.gradient import apart, by_gates, gumbel_scores, soft
 
 
 def proxylessnas(
@@ -88,8 +88,7 @@ def two_paths(key: jax.Array, logits: jax.Array, allowed: Any) -> jax.Array:
     left of these. Backwards the gates are those probabilities.
     """
     pair_key, open_key = jax.random.split(key)
-    noisy = jnp.where(allowed, logits + jax.random.gumbel(pair_key, logits.shape), -jnp.inf)
-    pair = jax.lax.top_k(noisy, 2)[1]
+    pair = jax.lax.top_k(gumbel_scores(pair_key, logits, allowed), 2)[1]
     two = jnp.take_along_axis(logits, pair, 1)
     shares = jax.nn.softmax(two, -1)
     opened = jax.nn.one_hot(jax.random.categorical(open_key, jax.lax.stop_gradient(two)), 2)

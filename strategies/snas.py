@@ -1,10 +1,9 @@
 """SNAS: gates from a concrete distribution, weights and logits trained at once."""
 
-from nas.errors import BadInput
 from nas.one_shot import OneShot
 from nas.space import Macro, SearchSpace
 from nas.train import CLASSIFICATION, Recipe, Task
-from strategies.gradient import by_gates, gumbel_softmax, together
+from strategies.gradient import by_gates, cooling, together
 from strategies.guards import guarded
 
 
@@ -38,17 +37,9 @@ def snas(
     Raises:
         BadInput: a temperature out of range.
     """
-    if not 0 < coldest <= hottest:
-        raise BadInput("snas: coldest must be above 0 and at most hottest")
-    allowed = space.relaxation.allowed
-
-    def gate(key, logits, progress):
-        temperature = hottest * (coldest / hottest) ** progress
-        return gumbel_softmax(key, logits, allowed, temperature)
-
     method = by_gates(
         space,
-        gate,
+        cooling("snas", space.relaxation.allowed, hottest, coldest),
         name="snas",
         arguments={"hottest": hottest, "coldest": coldest, "logit_rate": logit_rate},
         macro=macro,
