@@ -138,7 +138,10 @@ class Driver:
         waiting = {t.id for t in self._again}
         for trial in self.trials:
             if trial.status == "pending" and trial.id not in waiting and (ids is None or trial.id in ids):
-                self._start_again(trial)
+                # a candidate that starts again passes its rungs again
+                for epochs, score in trial.rungs.items():
+                    self._rungs[epochs].remove(score)
+                trial.rungs = {}
                 self._again.append(trial)
 
     def retried(self, id: int, reason: str) -> None:
@@ -212,15 +215,7 @@ class Driver:
                 )
             elif kind in ("finished", "stopped", "failed"):
                 self._apply_result(self.trials[id], event)
-        self._again = [t for t in self.trials if t.status == "pending"]
-        for trial in self._again:
-            self._start_again(trial)
-
-    def _start_again(self, trial):
-        """A candidate that starts again passes its rungs again."""
-        for epochs, score in trial.rungs.items():
-            self._rungs[epochs].remove(score)
-        trial.rungs = {}
+        self.again()
 
     def _span(self):
         times = [e["at"] for e in self.folder.events if "at" in e]
@@ -274,12 +269,7 @@ def open_driver(
     plan = plan_search(
         space, strategy, evaluation, objective, costs, trials, seconds, seed, eta, macro, executor=executor
     )
-    folder = RunFolder(out, plan.described, resume=resume)
-    try:
-        return plan.driver(strategy, folder)
-    except BaseException:
-        folder.close()
-        raise
+    return plan.driver(strategy, RunFolder(out, plan.described, resume=resume))
 
 
 class Plan(NamedTuple):
@@ -289,8 +279,12 @@ class Plan(NamedTuple):
     settings: dict[str, Any]
 
     def driver(self, strategy: Strategy, folder: RunFolder) -> Driver:
-        """The driver of this search in that folder."""
-        return Driver(strategy=strategy, folder=folder, **self.settings)
+        """The driver of this search in that folder, which is closed where there can be none."""
+        try:
+            return Driver(strategy=strategy, folder=folder, **self.settings)
+        except BaseException:
+            folder.close()
+            raise
 
 
 def plan_search(

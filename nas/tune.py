@@ -14,7 +14,7 @@ import time
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 # read by Ray when it is imported: our own journal and progress take the place of its loggers and tables
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
@@ -33,14 +33,16 @@ from nas.cost import Cost
 from nas.driver import Driver, Observer, open_driver, quiet
 from nas.errors import BadInput
 from nas.evaluate import CandidateFailed, Evaluation, Job, Rung
-from nas.files import read_json
+from nas.handover import MAX_DEATHS, Results
 from nas.objective import Objective
 from nas.one_shot import Shared
 from nas.result import Result
 from nas.search import FAILURES
-from nas.sharing import Sharing, Watch, checkpoint_of
+from nas.sharing import Sharing, Watch, checkpoint_of, nothing_trained
 from nas.space import Macro, SearchSpace
 from nas.strategy import Strategy
+
+MAX_RESTARTS = 5  # of a Ray of our own that dies
 
 
 def search(
@@ -97,9 +99,7 @@ def search(
     driver = open_driver(
         space, strategy, evaluation, objective, costs, trials, seconds, seed, eta, macro, out, resume, executor="ray"
     )
-    own = not ray.is_initialized()
-    try:
-        _connect(address)
+    with contextlib.closing(driver.folder), _connected(address) as own:
         workers = _workers(workers, cpus, gpus)
         driver.start()
         results = Results(None if driver.folder.path is None else driver.folder.path.resolve() / ".results")
@@ -119,13 +119,21 @@ def search(
                 ray.shutdown()
                 _connect(None)
         results.clear()
-    finally:
-        driver.folder.close()
-        if own and ray.is_initialized():
-            ray.shutdown()
     result = driver.result(started)
     observer("end", driver, None)
     return result
+
+
+@contextlib.contextmanager
+def _connected(address):
+    """Ray, started where it is not there yet and then shut down at the end; gives whether it was."""
+    own = not ray.is_initialized()
+    try:
+        _connect(address)
+        yield own
+    finally:
+        if own and ray.is_initialized():
+            ray.shutdown()
 
 
 def _connect(address):
@@ -222,68 +230,14 @@ def _run(driver, own_worker, observer, workers, callbacks):
         return watch.gone
 
 
-MAX_DEATHS = 2  # of workers, before a candidate is held to be what kills them
-MAX_RESTARTS = 5  # of a Ray of our own that dies
+class _StaysHere:
+    """Ray pickles its searcher, scheduler and callbacks for a resume of its own; ours reads the journal."""
+
+    def __getstate__(self):
+        return {}
 
 
-class Results(NamedTuple):
-    """Files of finished candidates, each written by its worker: what a killed driver had not heard of is not lost.
-
-    They are renamed into place but not flushed to disk: they have to outlive processes, and after a power failure the
-    candidate starts again.
-    """
-
-    folder: Path | None
-
-    def write(self, id: int, metrics: Mapping[str, float]) -> None:
-        """The last metrics of a candidate."""
-        if self.folder is not None:
-            self.folder.mkdir(exist_ok=True)
-            half = self.folder / f"{id}.{os.getpid()}.half"
-            half.write_text(json.dumps(metrics))
-            half.rename(self.folder / f"{id}.json")
-
-    def read(self) -> dict[int, dict[str, float]]:
-        """The metrics of each candidate's id; what cannot be read is left out, and the candidate starts again."""
-        found = {}
-        for file in [] if self.folder is None else sorted(self.folder.glob("*.json")):
-            with contextlib.suppress(BadInput, ValueError):
-                found[int(file.stem)] = read_json(file, "a worker's result")
-        return found
-
-    def begun(self, id: int, *, again: bool = False) -> int:
-        """How many workers have begun the candidate in this search; `again` counts one more."""
-        if self.folder is None:
-            return MAX_DEATHS
-        file = self.folder / f"{id}.begun"
-        if again:
-            self.folder.mkdir(exist_ok=True)
-            with file.open("ab") as count:
-                count.write(b".")
-        return file.stat().st_size if file.exists() else 0
-
-    def begin(self) -> None:
-        """Forgets what the workers of an earlier driver had begun."""
-        for file in [] if self.folder is None else list(self.folder.glob("*.begun")):
-            file.unlink(missing_ok=True)
-
-    def late(self, id: int, *, set: bool = False) -> bool:
-        """Whether the candidate has been killed for taking too long; `set` marks it so."""
-        if self.folder is None:
-            return False
-        mark = self.folder / f"{id}.late"
-        if set:
-            self.folder.mkdir(exist_ok=True)
-            mark.touch()
-        return mark.exists()
-
-    def clear(self) -> None:
-        """Removes them: by now the journal holds all."""
-        if self.folder is not None:
-            shutil.rmtree(self.folder, ignore_errors=True)
-
-
-class _Alive(tune.Callback):
+class _Alive(_StaysHere, tune.Callback):
     """Ends Tune's loop when no node of Ray is left: it would wait for ever."""
 
     def __init__(self):
@@ -296,21 +250,13 @@ class _Alive(tune.Callback):
             if self.gone:
                 raise ConnectionError("no node of Ray is left")
 
-    def __getstate__(self):
-        """Nothing, as `_Retries`."""
-        return {}
 
-
-class _Retries(tune.Callback):
+class _Retries(_StaysHere, tune.Callback):
     def __init__(self, driver: Driver):
         self.driver = driver
 
     def on_trial_recover(self, iteration, trials, trial, **info):
         self.driver.retried(trial.config["job"]["id"], "its worker died")
-
-    def __getstate__(self):
-        """Nothing: Ray pickles its callbacks for its own resume, and ours reads the journal."""
-        return {}
 
 
 def train_shared(
@@ -341,9 +287,7 @@ def train_shared(
     Raises:
         BadInput: as there; or more workers than the machine has cores for.
     """
-    own = not ray.is_initialized()
-    try:
-        _connect(address)
+    with _connected(address):
         cpus = cpus or max(1, ray.cluster_resources().get("CPU", 1) // len(seeds))
         workers = _workers(workers, cpus, gpus)
         with tempfile.TemporaryDirectory(prefix=".ray-", dir=folder and folder.parent) as storage:
@@ -370,14 +314,9 @@ def train_shared(
                 bad[(result.config or {})["seed"]] = (result.metrics or {}).get("reason") or result.error
             good = [seed for seed in seeds if bad.get(seed) is None]
             if not good:
-                raise BadInput(
-                    f"strategy {sharing.method.name}: seed {seeds[0]}: {str(bad[seeds[0]]).splitlines()[-1]}"
-                )
+                raise nothing_trained(sharing, seeds[0], bad[seeds[0]])
             # what was interrupted is taken as far as it came
             return [sharing.train(seed, checkpoint_of(folder, seed), 0.0) for seed in good]
-    finally:
-        if own and ray.is_initialized():
-            ray.shutdown()
 
 
 def _train_seed(config, sharing, folder, seconds, cpus, gpus):
@@ -396,13 +335,9 @@ def _train_seed(config, sharing, folder, seconds, cpus, gpus):
         tune.report({"reason": str(error)})
 
 
-class _Watching(tune.Callback):
+class _Watching(_StaysHere, tune.Callback):
     def __init__(self, watch: Watch):
         self.watch = watch
-
-    def __getstate__(self):
-        """Nothing, as `_Retries`."""
-        return {}
 
     def on_trial_result(self, iteration, trials, trial, result, **info):
         if "steps" in result:
@@ -436,12 +371,15 @@ class _Worker(tune.Trainable):
 
     def _watch(self):
         """Kills this process when the candidate takes too long: nothing gentler ends a hang inside compiled code."""
-        if self._watchdog is not None:
-            self._watchdog.cancel()
+        self._unwatch()
         if self._limit is not None:
             self._watchdog = threading.Timer(self._limit, self._kill)
             self._watchdog.daemon = True
             self._watchdog.start()
+
+    def _unwatch(self):
+        if self._watchdog is not None:
+            self._watchdog.cancel()
 
     def _kill(self):
         self._results.late(self._id, set=True)
@@ -462,8 +400,7 @@ class _Worker(tune.Trainable):
         # the plain figures are for callbacks such as TensorBoard; Ray flattens and renames, the report is ours
         last = not isinstance(metrics, Rung)
         if last:
-            if self._watchdog is not None:
-                self._watchdog.cancel()
+            self._unwatch()
             if all(map(math.isfinite, found.values())):
                 self._results.write(self._id, found)
         return {**found, "report": json.dumps({"metrics": found, "last": last}), tune.result.DONE: last}
@@ -475,13 +412,12 @@ class _Worker(tune.Trainable):
         """A retried candidate starts again."""
 
     def cleanup(self):
-        if self._watchdog is not None:
-            self._watchdog.cancel()
+        self._unwatch()
         if hasattr(self._reports, "close"):
             self._reports.close()
 
 
-class _Asker(Searcher):
+class _Asker(_StaysHere, Searcher):
     """Ray's side of the strategy; Ray's trial ids become ours."""
 
     def __init__(self, driver: Driver, observer: Observer, results: Results):
@@ -513,26 +449,19 @@ class _Asker(Searcher):
             trial = self.driver.finish(id, report["metrics"], stopped=not report["last"])
         self.observer("told", self.driver, trial)
 
-    def __getstate__(self):
-        """Nothing: Ray pickles its searcher for its own resume, and ours reads the journal."""
-        return {}
-
     def save(self, checkpoint_path):
-        """Nothing, as above."""
+        """Nothing, as `_StaysHere`."""
 
     def restore(self, checkpoint_path):
         """Nothing."""
 
 
-class _Rungs(FIFOScheduler):
+class _Rungs(_StaysHere, FIFOScheduler):
     """Stops candidates at rungs."""
 
     def __init__(self, driver: Driver, observer: Observer):
         super().__init__()
         self.driver, self.observer = driver, observer
-
-    def __getstate__(self):
-        return {}
 
     def on_trial_result(self, tune_controller, trial, result):
         if result.get(tune.result.DONE) or "report" not in result:

@@ -1,0 +1,71 @@
+"""What workers leave in the run folder for the driver: results, and how often and how long a candidate was tried."""
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from nas.errors import BadInput
+from nas.files import read_json
+
+MAX_DEATHS = 2  # of workers, before a candidate is held to be what kills them
+
+
+class Results(NamedTuple):
+    """Files of finished candidates, each written by its worker: what a killed driver had not heard of is not lost.
+
+    They are renamed into place but not flushed to disk: they have to outlive processes, and after a power failure the
+    candidate starts again.
+    """
+
+    folder: Path | None
+
+    def write(self, id: int, metrics: Mapping[str, float]) -> None:
+        """The last metrics of a candidate."""
+        if self.folder is not None:
+            self.folder.mkdir(exist_ok=True)
+            half = self.folder / f"{id}.{os.getpid()}.half"
+            half.write_text(json.dumps(metrics))
+            half.rename(self.folder / f"{id}.json")
+
+    def read(self) -> dict[int, dict[str, float]]:
+        """The metrics of each candidate's id; what cannot be read is left out, and the candidate starts again."""
+        found = {}
+        for file in [] if self.folder is None else sorted(self.folder.glob("*.json")):
+            with contextlib.suppress(BadInput, ValueError):
+                found[int(file.stem)] = read_json(file, "a worker's result")
+        return found
+
+    def begun(self, id: int, *, again: bool = False) -> int:
+        """How many workers have begun the candidate in this search; `again` counts one more."""
+        if self.folder is None:
+            return MAX_DEATHS
+        file = self.folder / f"{id}.begun"
+        if again:
+            self.folder.mkdir(exist_ok=True)
+            with file.open("ab") as count:
+                count.write(b".")
+        return file.stat().st_size if file.exists() else 0
+
+    def begin(self) -> None:
+        """Forgets what the workers of an earlier driver had begun."""
+        for file in [] if self.folder is None else list(self.folder.glob("*.begun")):
+            file.unlink(missing_ok=True)
+
+    def late(self, id: int, *, set: bool = False) -> bool:
+        """Whether the candidate has been killed for taking too long; `set` marks it so."""
+        if self.folder is None:
+            return False
+        mark = self.folder / f"{id}.late"
+        if set:
+            self.folder.mkdir(exist_ok=True)
+            mark.touch()
+        return mark.exists()
+
+    def clear(self) -> None:
+        """Removes them: by now the journal holds all."""
+        if self.folder is not None:
+            shutil.rmtree(self.folder, ignore_errors=True)
