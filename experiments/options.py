@@ -80,6 +80,13 @@ def call(what: str, factory: Callable, *args, **arguments):
         raise BadInput(f"{what}: {error}") from None
 
 
+def strategy_for(name: str, factory: Callable, space: SearchSpace, objective: Objective, **arguments: Any):
+    """Makes a multi-trial strategy that takes as many scores and violations as the objective gives."""
+    shape = {"objectives": len(objective.axes), "constraints": len(objective.limits)}
+    takes = inspect.signature(factory).parameters
+    return call(f"strategy {name}", factory, space, **arguments, **{k: v for k, v in shape.items() if k in takes})
+
+
 def space_factory(name: str, spaces: Mapping[str, Callable[..., SearchSpace]]) -> Callable[..., SearchSpace]:
     """A factory by name, or ``package.module:factory`` that a person typed."""
     if ":" not in name:

@@ -12,7 +12,6 @@ from experiments.options import (
     COUNTED,
     RECIPE_SETTINGS,
     accepted,
-    call,
     defaults_for,
     known_spaces,
     make_objective,
@@ -25,6 +24,7 @@ from experiments.options import (
     sized_for,
     space_factory,
     split_sets,
+    strategy_for,
 )
 from experiments.starts import given_rows, kept_rows, parse_warm_start, start_row
 from hw_models.measure import measure
@@ -85,7 +85,7 @@ class Options:
 
 def main(o: Options) -> None:
     """Runs one search from the options of the command line."""
-    seconds = parse_time(o.time)
+    seconds, trial_seconds = parse_time(o.time), parse_time(o.trial_time, "--trial-time")
     _check(o, seconds)
     shares = o.strategy in ONE_SHOT
     factory = space_factory(o.space, SPACES)
@@ -124,7 +124,6 @@ def main(o: Options) -> None:
     for name, cost in costs.items():
         _keep(cost, out / f"{name}.json")
     objective = make_objective(o.objective, list(costs), read_limits(o.limit, quantities))
-    shape = {"objectives": len(objective.axes), "constraints": len(objective.limits)}
     common = dict(
         objective=objective,
         costs=costs,
@@ -139,10 +138,10 @@ def main(o: Options) -> None:
         result = share_command.run(o, sharing, sets["sharing"].get("searcher"), common | {"out": out})
         write_outputs(result, sizes.train)
         return _tell(result, out, o)
-    common |= {"eta": o.eta if o.rungs else None, "trial_seconds": parse_time(o.trial_time, "--trial-time")}
+    common |= {"eta": o.eta if o.rungs else None, "trial_seconds": trial_seconds}
 
     def run(name, arguments, folder):
-        strategy = _strategy(name, space, arguments, shape)
+        strategy = strategy_for(name, STRATEGIES[name], space, objective, **arguments)
         observer = progress()
         if o.executor == "local":
             return search(space, strategy, evaluation, out=folder, observer=observer, **common)
@@ -198,19 +197,6 @@ def _first(o, out, arguments, **where):
     count = arguments.get("population", arguments.get("initial", 10))
     rows = kept or given_rows(o.start_from, o.warm_start, kept=count, seed=o.seed, **where)
     return {"first": rows}
-
-
-def _strategy(name, space, arguments, shape):
-    factory = STRATEGIES[name]
-    takes = accepted_all(factory)
-    return call(f"strategy {name}", factory, space, **arguments, **{k: v for k, v in shape.items() if k in takes})
-
-
-def accepted_all(factory) -> list[str]:
-    """Names of all parameters of a factory."""
-    import inspect
-
-    return list(inspect.signature(factory).parameters)
 
 
 def _check(o, seconds):

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from experiments.options import call
+from experiments.options import call, strategy_for
 from nas import sharing as weights
 from nas.errors import BadInput, suggest
 from nas.progress import counting, progress
@@ -46,10 +46,7 @@ def run(o: Any, sharing: Sharing, searcher: str | None, common: Mapping[str, Any
         name = searcher or SEARCHER
         if name not in STRATEGIES:
             raise BadInput(f"--set searcher={name}: no strategy '{name}'; {suggest(name, STRATEGIES)}")
-        objective = common["objective"]
-        shape = {"objectives": len(objective.axes), "constraints": len(objective.limits)}
-        takes = inspect.signature(STRATEGIES[name]).parameters
-        strategy = STRATEGIES[name](sharing.space, **{k: v for k, v in shape.items() if k in takes})
+        strategy = strategy_for(name, STRATEGIES[name], sharing.space, common["objective"])
     elif searcher is not None:
         raise BadInput(f"--set searcher: strategy '{o.strategy}' derives its architecture itself; leave it out")
     done: dict[int, int] = {}
