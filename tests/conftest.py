@@ -1,5 +1,6 @@
 """What all tests share: compiled programs kept between runs, and where the published tables lie."""
 
+import gc
 import os
 from pathlib import Path
 
@@ -15,6 +16,14 @@ ROOT = Path(__file__).resolve().parent.parent
 
 jax.config.update("jax_compilation_cache_dir", os.environ.get("NAS_TEST_CACHE", str(ROOT / ".cache" / "jax-tests")))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _programs_are_dropped():
+    """Each compiled program holds mappings of memory, of which Linux gives a process 65,530; then it crashes."""
+    yield
+    jax.clear_caches()
+    gc.collect()
 
 
 def _network(net, macro):
