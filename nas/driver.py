@@ -82,12 +82,13 @@ class Driver:
         if self.exhausted:
             return None
         asked, state = self._ask(self.state, 1)
+        asked = jax.device_get(asked)
         if int(asked.id[0]) < 0:
             return None
-        trial = Trial(int(asked.id[0]), np.asarray(asked.row[0]), int(asked.epochs[0]), bool(asked.random[0]))
+        trial = Trial(int(asked.id[0]), asked.row[0], int(asked.epochs[0]), bool(asked.random[0]))
         if trial.id != len(self.trials):
             raise BadInput(f"strategy: it asked for id {trial.id} where {len(self.trials)} is next; ids count from 0")
-        if not bool(self._valid(trial.row[None])[0]):
+        if not self._valid(trial.row[None]).all():
             raise BadInput(f"strategy: row {trial.row.tolist()} is not allowed in space '{self.space.name}'")
         self.folder.append(
             {"event": "asked", "id": trial.id, "row": trial.row, "epochs": trial.epochs, "random": trial.random}
@@ -251,7 +252,8 @@ class Driver:
             costs=self.costs,
             out=self.folder.path,
         )
-        return priced(result, front)
+        # without a second axis the front is whatever ties with the best
+        return priced(result, front if len(self.objective.axes) > 1 else front[:1])
 
 
 Observer = Callable[[str, Driver, Trial | None], None]

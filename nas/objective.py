@@ -240,7 +240,14 @@ def pareto_front(scores: np.ndarray, violation: np.ndarray) -> np.ndarray:
     if not len(scores):
         return np.zeros(0, bool)
     ok = np.isfinite(scores).all(-1) & (violation.sum(-1) <= 0)
-    return np.asarray(~(np.asarray(dominates(jnp.asarray(scores), jnp.asarray(violation))) & ok[:, None]).any(0)) & ok
+    points, place = np.unique(scores[ok], axis=0, return_inverse=True)
+    front: list[int] = []
+    for i in reversed(range(len(points))):  # what dominates a point sorts above it, and no two of these are equal
+        if not (points[front] >= points[i]).all(-1).any():
+            front.append(i)
+    on = np.zeros(len(scores), bool)
+    on[ok] = np.isin(place.reshape(-1), front)
+    return on
 
 
 def hypervolume(scores: np.ndarray, reference: np.ndarray) -> float:

@@ -22,7 +22,7 @@ class Trial:
         random: drawn without using any result.
         status: pending, finished, stopped (at a rung) or failed.
         metrics: of the last report, costs included under their column names. Of a cost that is a function of the row
-            and that the objective does not read, only where the trial is on the Pareto front, or after `priced`.
+            and that the objective does not read, only of the best, of a front over several axes, and after `priced`.
         scores: float32[M], NaN when failed.
         violation: float32[C].
         reason: why it failed.

@@ -356,18 +356,23 @@ class _Worker(tune.Trainable):
 
     def setup(self, config, evaluation=None, results=None, cpus=1, gpus=0, limit=None):
         _limit_xla(cpus, gpus)
-        self._results, self._limit, self._watchdog = results, limit, None
-        self._evaluate = evaluation()
+        self._evaluation, self._results, self._limit = evaluation, results, limit
+        self._evaluate = self._watchdog = None
         self.reset_config(config)
 
     def reset_config(self, new_config):
-        job = new_config["job"]
-        self._id = job["id"]
-        self._results.begun(self._id, again=True)
+        self._job, self._reports = new_config["job"], None
+        return True
+
+    def _begin(self):
+        # in the first step, not before: Ray gives a candidate whose worker is still starting to one that is free, and
+        # gives up the starting one, which would then never get through a long preparation
+        job = self._job
+        self._results.begun(job["id"], again=True)
+        self._evaluate = self._evaluate or self._evaluation()
         self._watch()
         self._reports = self._evaluate(Job(job["id"], np.asarray(job["row"], np.int32), job["epochs"], job["seed"]))
         self._began = time.monotonic()
-        return True
 
     def _watch(self):
         """Kills this process when the candidate takes too long: nothing gentler ends a hang inside compiled code."""
@@ -382,13 +387,15 @@ class _Worker(tune.Trainable):
             self._watchdog.cancel()
 
     def _kill(self):
-        self._results.late(self._id, set=True)
+        self._results.late(self._job["id"], set=True)
         os.kill(os.getpid(), signal.SIGKILL)
 
     def step(self):
-        if self._limit is not None and self._results.late(self._id):
+        if self._limit is not None and self._results.late(self._job["id"]):
             reason = f"it took longer than {self._limit:g} s"
             return {"reason": reason, "seconds": self._limit, tune.result.DONE: True}
+        if self._reports is None:
+            self._begin()
         try:
             metrics = next(self._reports)
         except StopIteration:
@@ -402,7 +409,7 @@ class _Worker(tune.Trainable):
         if last:
             self._unwatch()
             if all(map(math.isfinite, found.values())):
-                self._results.write(self._id, found)
+                self._results.write(self._job["id"], found)
         return {**found, "report": json.dumps({"metrics": found, "last": last}), tune.result.DONE: last}
 
     def save_checkpoint(self, checkpoint_dir):
