@@ -361,7 +361,8 @@ class _Worker(tune.Trainable):
         self.reset_config(config)
 
     def reset_config(self, new_config):
-        self._job, self._reports = new_config["job"], None
+        self._job = new_config["job"]
+        self._reports: Any = None
         return True
 
     def _begin(self):
