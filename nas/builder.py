@@ -5,6 +5,7 @@ here, records the layers of one row; `nas.supernet` runs the same function on ar
 """
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -43,15 +44,17 @@ class LayerBuilder:
         self.input: Any = 0
 
     # ---- choices -------------------------------------------------------------------------------------------------
-    def choice(self, decision: str, branches: Mapping[Any, Callable[[], Any]]) -> Any:
+    def choice(self, decision: str, branches: Mapping[Any, Callable[..., Any]], on: Any = None) -> Any:
         """The value of the branch that the row chooses.
 
         Args:
             decision: its name.
             branches: option -> function without arguments; a tuple of options shares one branch. All branches give
                 the same shape. Layers inside are named under ``decision.option`` (or ``decision.option_option``).
+            on: where given, the one value that branches work on, handed to each as its argument. They give as many
+                channels as it has: a supernet with partial channels hands them a part of it.
         """
-        return self._choose(decision, list(labelled(branches)))
+        return self._choose(decision, list(labelled(branches, on)))
 
     def _choose(self, decision, cases):
         option = self._decisions[decision].options[self._row[decision]]
@@ -300,11 +303,11 @@ class LayerBuilder:
         return tuple(self._layers)
 
 
-def labelled(branches: Mapping[Any, Callable]) -> Iterator[tuple[tuple, str, Callable]]:
-    """(options, label, branch) of each branch; the label is what its layers are named under."""
+def labelled(branches: Mapping[Any, Callable], on: Any = None) -> Iterator[tuple[tuple, str, Callable]]:
+    """(options, label, branch without arguments) of each branch; the label is what its layers are named under."""
     for key, branch in branches.items():
         options = key if isinstance(key, tuple) else (key,)
-        yield options, "_".join(map(str, options)), branch
+        yield options, "_".join(map(str, options)), branch if on is None else functools.partial(branch, on)
 
 
 def pair(value: int | tuple[int, int]) -> tuple[int, int]:

@@ -11,11 +11,12 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from nas.cell_training import cell_network
 from nas.data import Data, batches, load, on_device
 from nas.errors import BadInput
 from nas.space import Macro, SearchSpace
 from nas.supernet import network_supernet
-from nas.train import CLASSIFICATION, Program, Recipe, Task, data_mesh, make_program
+from nas.train import CLASSIFICATION, Program, Recipe, Task, data_mesh, for_any_network, make_program
 
 Metrics = Mapping[str, float]
 
@@ -77,6 +78,7 @@ class Scratch:
     devices: int = 1
 
     def __post_init__(self):
+        for_any_network(self.recipe)
         rungs = tuple(self.rungs)
         if list(rungs) != sorted(set(rungs)) or (rungs and not 0 < rungs[0] <= rungs[-1] < self.recipe.epochs):
             raise BadInput(f"rungs {list(rungs)}: give rising epochs from 1 to below the recipe's {self.recipe.epochs}")
@@ -188,7 +190,10 @@ def own_program(
     space: SearchSpace, row, macro: Macro, recipe: Recipe, task: Task = CLASSIFICATION, mesh=None
 ) -> Program:
     """A program of one architecture alone: what a found network is trained with."""
-    return make_program(network_supernet(space.layers(row, macro)), recipe, task=task, mesh=mesh)
+    layers = space.layers(row, macro)
+    regular = recipe.drop_path or recipe.auxiliary
+    network = cell_network(layers, recipe) if regular else network_supernet(layers)
+    return make_program(network, recipe, task=task, mesh=mesh)
 
 
 def function(score: Callable[[dict[str, Any]], Any], space: SearchSpace) -> Evaluation:

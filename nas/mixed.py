@@ -2,19 +2,19 @@
 
 import contextlib
 import functools
-import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from nas.builder import LayerBuilder, Zeros, labelled
-from nas.edges import edge_between, groups_of, node_of
+from nas.builder import Zeros
+from nas.edges import groups_of
 from nas.errors import BadInput
+from nas.mixed_layers import _MixedCollect, mixed_name, partial_choice
 from nas.network import BATCH_NORM_EPSILON, init_layers, trains
 from nas.relaxation import Relaxation
-from nas.supernet import Supernet, Value, _at, _Collect, _cut, _Run
+from nas.supernet import Supernet, Value, _at, _cut, _Run
 
 if TYPE_CHECKING:
     from nas.space import Macro, SearchSpace
@@ -32,7 +32,7 @@ class Hard(NamedTuple):
     gates: jax.Array
 
 
-def mixed_supernet(space: "SearchSpace", macro: "Macro", *, remat: bool = True) -> Supernet:
+def mixed_supernet(space: "SearchSpace", macro: "Macro", *, remat: bool = True, part: int = 1) -> Supernet:
     """The program of `space.relaxation`: its `choice` are gates float32[E, K], a `Hard`, or a row int32[L].
 
     Batch norm has no scale and offset of its own inside the mixtures, and pools are normalised, so that gates alone
@@ -47,12 +47,14 @@ def mixed_supernet(space: "SearchSpace", macro: "Macro", *, remat: bool = True) 
         macro: frame.
         remat: whether the gradient computes each edge of a cell again instead of keeping what is inside it: a fraction
             of the memory, and on a CPU faster as well. Spaces without such cells keep everything.
+        part: where K above 1, operations see the first 1/K of the channels and the others pass an edge by, see
+            `nas.mixed_layers.partial_choice`. Such weights fit no network of the space, so that `extract` is refused.
 
     Raises:
-        BadInput: the space has choices that are not between operations.
+        BadInput: the space has choices that are not between operations, or partial channels cannot be.
     """
     relaxation = space.relaxation
-    collected = _MixedCollect(macro.input, space.decisions, None)
+    collected = _MixedCollect(macro.input, space.decisions, None, part)
     space.network(collected, macro)
     layers = collected.finish_all()
     copies = {layer.name: collected.copies.get(layer.name) for layer in layers}
@@ -68,7 +70,7 @@ def mixed_supernet(space: "SearchSpace", macro: "Macro", *, remat: bool = True) 
         return weights, stats
 
     def apply(weights, stats, x, choice, *, carry=None, train, key=None):
-        parts = weights, stats, x, train, remat
+        parts = weights, stats, x, train, remat, part
         if isinstance(choice, Hard):
             net = _Mixed(space, relaxation, choice.gates, choice.operation, *parts)
         elif jnp.issubdtype(jnp.result_type(choice), jnp.floating):
@@ -80,12 +82,14 @@ def mixed_supernet(space: "SearchSpace", macro: "Macro", *, remat: bool = True) 
         return net.solid(out).array, {**stats, **net.moved}, carry
 
     def extract(weights, stats, row):
+        if part > 1:
+            raise BadInput(f"shared weights of 1/{part} of the channels fit no network of the space; train it anew")
         own = space.layers(row, macro)
         own_weights: dict = {}
         own_stats: dict = {}
         for layer in own:
             if trains(layer):
-                name, at = collected.place(_mixed_name(space, row, layer.name))
+                name, at = collected.place(mixed_name(space, row, layer.name))
                 found = {n: a if at is None else a[at] for n, a in weights.get(name, {}).items()}
                 seen = {n: a if at is None else a[at] for n, a in stats.get(name, {}).items()}
                 kept = {n: _cut(own, layer, n, a, collected) for n, a in found.items()}
@@ -96,82 +100,15 @@ def mixed_supernet(space: "SearchSpace", macro: "Macro", *, remat: bool = True) 
     return Supernet(init, apply, extract, tuple(layers))
 
 
-def _mixed_name(space, row, name):
-    """Where the mixed supernet keeps the arrays of a layer of the row's own network."""
-    for decision, place in zip(space.decisions, np.asarray(row), strict=True):
-        if decision.name.endswith("_input"):
-            edge = decision.name.removesuffix("_input")
-            name = re.sub(rf"\b{edge}_input\.(input|node)\.", "", name)
-            name = name.replace(f"{edge}_op", f"{edge_between(node_of(edge), int(place))}_op")
-    return name
-
-
-class _MixedCollect(_Collect):
-    """Walks every operation of every edge there is between the values of a cell."""
-
-    mixing = False  # inside an operation of a mixture
-
-    def __init__(self, *args):
-        super().__init__(*args)
-        self.copies: dict[str, int] = {}  # of layers inside cells, one for each edge
-        self.places: dict[str, tuple[str, int]] = {}  # edge -> its group and place there
-
-    def choice(self, decision, branches):
-        results, outside = [], self.mixing
-        for _, label, branch in labelled(branches):
-            self.mixing = True
-            with self.scope(f"{decision}.{label}"):
-                results.append(branch())
-        self.mixing = outside
-        return self._alike(results, f"choice '{decision}'")
-
-    def when(self, predicate, branch, otherwise, *, name):
-        if isinstance(predicate, bool | np.bool_):
-            return LayerBuilder.when(self, bool(predicate), branch, otherwise, name=name)
-        raise _no_operations(name)
-
-    def width(self, decision, of=int):
-        raise _no_operations(decision)
-
-    def chosen(self, decision, option):
-        return np.bool_(False)
-
-    def batch_norm(self, x, *, affine=True, name="batch_norm"):
-        return super().batch_norm(x, affine=affine and not self.mixing, name=name)
-
-    def nodes(self, edges, body, inputs, *, stride=1):
-        found: Any = None
-        for group in groups_of(edges, len(inputs), stride):
-            before, path = len(self._layers), ".".join([*self._path, ""])
-            found = body(group.name, inputs[0] if found is None else found, group.stride)
-            self.copies |= {layer.name: len(group.links) for layer in self._layers[before:]}
-            self.places |= {path + link.edge: (path + group.name, i) for i, link in enumerate(group.links)}
-        return [found] * len(edges)
-
-    def place(self, name):
-        """Where the arrays of a layer of one edge are: a name, and an index into them or None."""
-        for edge, (group, i) in self.places.items():
-            if name.startswith(f"{edge}_"):
-                return group + name.removeprefix(edge), i
-        return name, None
-
-
-def _no_operations(name):
-    return BadInput(
-        f"space: '{name}' is no choice between operations, so there are no gates for it; differentiable methods "
-        "need a space such as nasbench201, darts or fbnet"
-    )
-
-
 class _Mixed(_Run):
     """Computes on arrays; gates are data, and so are the operations of a `Hard` choice."""
 
     mixing = False
 
-    def __init__(self, space, relaxation: Relaxation, gates, index, weights, stats, x, train, remat, row=None):
+    def __init__(self, space, relaxation: Relaxation, gates, index, weights, stats, x, train, remat, part, row=None):
         nothing = row if row is not None else jnp.zeros(space.length, jnp.int32)
         super().__init__(space.decisions, nothing, weights, stats, x, train)
-        self.row, self.remat = row, remat
+        self.row, self.remat, self.part = row, remat, part
         self.options = dict(zip(relaxation.edges, relaxation.options, strict=True))
         self.gates: Any = {edge: jnp.asarray(gates)[e] for e, edge in enumerate(relaxation.edges)}
         # as floats, because a branch inside a loop may close over differentiable arrays only
@@ -183,8 +120,22 @@ class _Mixed(_Run):
     def batch_norm(self, x, *, affine=True, name="batch_norm"):
         return super().batch_norm(x, affine=affine and not self.mixing, name=name)
 
-    def choice(self, decision, branches):
-        cases = list(labelled(branches))
+    def choice(self, decision, branches, on=None):
+        return partial_choice(self, decision, branches, on)
+
+    def channels(self, x, first, last):
+        return Value(self.solid(x).array[..., first:last])
+
+    def passing(self, decision, x):
+        """`x` times the sum of the edge's gates; nothing where a row or `Hard` takes ``none``."""
+        gates = self.gates[decision]
+        total = gates.sum()
+        if self.index is not None:
+            options, index = self.options[decision], jnp.int32(self.index[decision])
+            total = gates[index] * jnp.asarray([option != "none" for option in options])[index]
+        return Value(x.array * total.astype(x.array.dtype))
+
+    def mixture(self, decision, cases):
         options, gates = self.options[decision], self.gates[decision]
         if self.index is not None:
             return self._one(decision, cases, options, gates)

@@ -19,12 +19,14 @@ class Relaxation(NamedTuple):
         options: of each edge, in the order of its gates; ``none`` stands for no edge at all.
         gates: ``(row int32[L]) -> float32[E, K]``: of ones and zeros, what the row takes.
         discretise: ``(gates float32[E, K]) -> int32[L]``, the architecture that gates (or logits) say. Jittable.
+        nodes: of each edge, the node whose sum it joins.
     """
 
     edges: tuple[str, ...]
     options: tuple[tuple[Any, ...], ...]
     gates: Callable[[jax.Array], jax.Array]
     discretise: Callable[[jax.Array], jax.Array]
+    nodes: tuple[str, ...]
 
     @property
     def allowed(self) -> np.ndarray:
@@ -34,7 +36,7 @@ class Relaxation(NamedTuple):
 
 
 def plain_relaxation(space: "SearchSpace") -> Relaxation:
-    """An edge for each decision: its gates are one-hot for a row, and its strongest option is taken."""
+    """An edge for each decision, each with a node of its own: one-hot for a row; its strongest option is taken."""
     options = tuple(d.options for d in space.decisions)
     most = max(map(len, options))
     there = np.asarray([[k < len(own) for k in range(most)] for own in options])
@@ -45,4 +47,5 @@ def plain_relaxation(space: "SearchSpace") -> Relaxation:
     def discretise(gates):
         return jnp.where(there, gates, -jnp.inf).argmax(-1).astype(jnp.int32)
 
-    return Relaxation(tuple(d.name for d in space.decisions), options, gates, discretise)
+    names = tuple(d.name for d in space.decisions)
+    return Relaxation(names, options, gates, discretise, names)

@@ -27,7 +27,7 @@ from nas.result import Result
 from nas.search import run
 from nas.space import Macro, SearchSpace
 from nas.strategy import Strategy, given
-from nas.train import CLASSIFICATION, Recipe, Task, over_split
+from nas.train import CLASSIFICATION, Recipe, Task, for_any_network, over_split
 
 CALIBRATION_IMAGES = 2000  # Cai et al. 2020 use 2,000 images of the training split
 SEARCHER_TRIALS = 100
@@ -60,6 +60,9 @@ class Sharing:
     macro: Macro | None = None
     data_options: Mapping[str, Any] = field(default_factory=dict)
     task: Task = CLASSIFICATION
+
+    def __post_init__(self):
+        for_any_network(self.recipe)
 
     @cached_property
     def loaded(self) -> Data:

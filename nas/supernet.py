@@ -35,12 +35,15 @@ class Supernet(NamedTuple):
             `nas.network.Network.load` takes them.
         layers: every layer of every branch, under the name its arrays have. A supernet written by hand may leave it
             empty; `nas.proxies.naswot` then has nothing to look at.
+        training: ``(weights, stats, x, choice, *, key, progress float32) -> (outs, stats)``, the pass that is trained
+            where that is another than `apply`: its output, and those of auxiliary heads. `progress` goes from 0 to 1.
     """
 
     init: Callable[..., tuple[Any, Any]]
     apply: Callable[..., tuple[Any, Any, Any]]
     extract: Callable[..., tuple[dict, dict]]
     layers: tuple[Layer, ...] = ()
+    training: Callable[..., tuple[tuple[Any, ...], Any]] | None = None
 
 
 def choice_supernet(space: "SearchSpace", macro: "Macro") -> Supernet:

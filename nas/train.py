@@ -88,6 +88,9 @@ class Recipe:
         gradient_clip: largest global norm; 0 switches it off.
         augment: such as ``("crop:4", "flip", "cutout:16")``.
         precision: ``float32`` or ``bfloat16`` (weights stay float32).
+        drop_path: largest probability with which an operation of a cell is left out, reached linearly at the end; .2 in
+            DARTS. For one network (``nas train``), as is `auxiliary`; see `nas.cell_training`.
+        auxiliary: weight of the loss of a second classifier, inside the network; .4 in DARTS.
     """
 
     epochs: int = 12
@@ -102,6 +105,8 @@ class Recipe:
     gradient_clip: float = 5.0
     augment: tuple[str, ...] = ()
     precision: str = "float32"
+    drop_path: float = 0.0
+    auxiliary: float = 0.0
 
     def __post_init__(self):
         if isinstance(self.augment, str) or not all(isinstance(a, str) for a in _listed(self.augment)):
@@ -115,7 +120,7 @@ class Recipe:
             if getattr(self, name) not in known:
                 raise BadInput(f"recipe: no {name} '{getattr(self, name)}'; {suggest(str(getattr(self, name)), known)}")
         ranges = dict(learning_rate=(0, 1e3), momentum=(0, 1), weight_decay=(0, 10), warmup=(0, 1))
-        ranges |= dict(label_smoothing=(0, 1), gradient_clip=(0, 1e9))
+        ranges |= dict(label_smoothing=(0, 1), gradient_clip=(0, 1e9), drop_path=(0, 1), auxiliary=(0, 10))
         for name, (low, high) in ranges.items():
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value < high:
@@ -129,6 +134,17 @@ class Recipe:
             if name not in known:
                 raise BadInput(f"recipe: no setting '{name}'; {suggest(name, known)}")
         return dataclasses.replace(self, **changes)
+
+
+def for_any_network(recipe: Recipe) -> None:
+    """Refuses what only the training of one network can do.
+
+    Raises:
+        BadInput: a recipe with drop path or an auxiliary head.
+    """
+    for name in ("drop_path", "auxiliary"):
+        if getattr(recipe, name):
+            raise BadInput(f"recipe: {name} is for training one network, as nas train does; leave it at 0 in a search")
 
 
 def _listed(value):
@@ -200,6 +216,8 @@ def make_program(
         mesh: devices with an axis named ``data`` over which each batch is split; weights are copied to each. None is
             one device. Batch norm sees the whole batch either way.
     """
+    if network.training is None:
+        for_any_network(recipe)
     optimizer = optimizer_of(recipe)
     precision = PRECISIONS[recipe.precision]
     cast = functools.partial(_cast, dtype=precision.compute)
@@ -211,6 +229,13 @@ def make_program(
     def forward(weights, stats, x, choice, train, key):
         out, stats, _ = network.apply(cast(weights), stats, cast(x), choice, train=train, key=key)
         return out.astype(precision.output), stats
+
+    def outputs(weights, stats, x, choice, key, progress):
+        if network.training is None:
+            out, stats = forward(weights, stats, x, choice, True, key)
+            return (out,), stats
+        outs, stats = network.training(cast(weights), stats, cast(x), choice, key=key, progress=progress)
+        return [out.astype(precision.output) for out in outs], stats
 
     @jax.jit
     def init(key, choice):
@@ -225,10 +250,11 @@ def make_program(
         x = augmentation(augment_key, x)
 
         def loss(weights):
-            out, stats = forward(weights, state.stats, x, choice, True, network_key)
-            return task.loss(out, labels, recipe).mean(), stats
+            outs, stats = outputs(weights, state.stats, x, choice, network_key, state.step / total)
+            own, *others = (task.loss(out, labels, recipe).mean() for out in outs)
+            return own + recipe.auxiliary * sum(others), (own, stats)
 
-        (value, stats), gradient = jax.value_and_grad(loss, has_aux=True)(state.weights)
+        (_, (value, stats)), gradient = jax.value_and_grad(loss, has_aux=True)(state.weights)
         rate = learning_rate_at(recipe, state.step, total)
         weights, moments = descend(optimizer, state.weights, state.optimizer, gradient, rate)
         return TrainState(weights, stats, moments, state.step + 1), value

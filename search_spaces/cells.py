@@ -2,9 +2,9 @@
 
 Zoph et al., "Learning Transferable Architectures for Scalable Image Recognition", CVPR 2018; Real et al., "Regularized
 Evolution for Image Classifier Architecture Search", AAAI 2019; Liu et al., "DARTS", ICLR 2019. The frame is DARTS's
-evaluation network on CIFAR for all three, without its auxiliary head and its drop-path: a stem of 3C channels, `depth`
-cells of which those at a third and at two thirds halve the image and double the width, global pooling and a dense
-layer. Where NASNet and AmoebaNet differ from DARTS's frame, so do we.
+evaluation network on CIFAR for all three: a stem of 3C channels, `depth` cells of which those at a third and at two
+thirds halve the image and double the width, global pooling and a dense layer. Its auxiliary head and drop path belong
+to the recipe (`nas.cell_training`). Where NASNet and AmoebaNet differ from DARTS's frame, so do we.
 """
 
 import functools
@@ -149,7 +149,7 @@ def network(net, macro: Macro, *, nodes: int, operations: tuple[str, ...], conca
         channels *= 2 if reduces else 1
         with net.scope(f"cells.{i}"):
             inputs = [preprocess(net, before, channels, 0, reduced), preprocess(net, x, channels, 1, False)]
-            before, x = x, cell(net, inputs, channels, nodes, operations, concat, reduces)
+            before, x = x, cell(net, inputs, nodes, operations, concat, reduces)
         reduced = reduces
     return classifier(net, x, macro.classes)
 
@@ -160,15 +160,14 @@ def preprocess(net, x: Any, channels: int, place: int, halve: bool) -> Any:
         return factorized_reduce(net, x, channels) if halve else relu_conv_bn(net, x, channels, 1)
 
 
-def cell(net, inputs: list, channels: int, nodes: int, operations: tuple[str, ...], concat: str, reduces: bool) -> Any:
+def cell(net, inputs: list, nodes: int, operations: tuple[str, ...], concat: str, reduces: bool) -> Any:
     """One cell: its nodes, concatenated."""
     kind = CELLS[reduces]
     numbers = range(2, nodes + 2)
 
     def edge(name, x, stride):
-        return net.choice(
-            f"{name}_op", {op: lambda op=op: operation(net, x, op, channels, stride) for op in operations}
-        )
+        branches = {op: lambda x, op=op: operation(net, x, op, stride) for op in operations}
+        return net.choice(f"{name}_op", branches, x)
 
     edges = {f"node_{node}": edges_of(kind, node) for node in numbers}
     found = net.nodes(edges, edge, inputs, stride=2 if reduces else 1)
@@ -176,10 +175,10 @@ def cell(net, inputs: list, channels: int, nodes: int, operations: tuple[str, ..
     return net.concat(found, keep=keep)
 
 
-def operation(net, x: Any, op: str, channels: int, stride: int) -> Any:
+def operation(net, x: Any, op: str, stride: int) -> Any:
     """One operation as a block of its own, for latency tables."""
     with net.block(op if stride == 1 else f"{op}-stride:{stride}", "op"):
-        return OPERATIONS[op](net, x, channels, stride)
+        return OPERATIONS[op](net, x, net.shape(x)[-1], stride)
 
 
 def _read(net, kind: str, node: int, numbers: range) -> Any:
@@ -232,7 +231,8 @@ def _relaxation(space: SearchSpace, nodes: int, operations: tuple[str, ...]) -> 
         return jnp.stack(row).astype(jnp.int32)
 
     names = tuple(f"{edge_between(f'{cell}_{node}', source)}_op" for cell, node, source in edges)
-    return Relaxation(names, (("none", *operations),) * len(edges), gates, discretise)
+    targets = tuple(f"{cell}_{node}" for cell, node, _ in edges)
+    return Relaxation(names, (("none", *operations),) * len(edges), gates, discretise, targets)
 
 
 def _factors(nodes: int) -> tuple[tuple[int, ...], ...]:

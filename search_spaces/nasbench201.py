@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from nas.errors import BadInput, suggest
+from nas.relaxation import plain_relaxation
 from nas.space import Decision, Macro, SearchSpace, all_rows
 from search_spaces.ops import classifier, conv_bn, relu_conv_bn
 
@@ -31,6 +32,7 @@ def nasbench201(width: int = 16, depth: int = 5) -> SearchSpace:
         network=network,
         macro=Macro(width=width, depth=depth, input=(32, 32, 3), classes=10),
         key_of=lambda row: jnp.asarray(_canonical())[_index(row)],
+        relaxation_of=lambda space: plain_relaxation(space)._replace(nodes=tuple(f"node_{b}" for _, b in EDGES)),
     )
 
 
@@ -64,9 +66,8 @@ def cell(net, x: Any, edge: Callable[[int, int, Any], Any]) -> Any:
 
 def chosen_operation(net, x: Any, source: int, target: int) -> Any:
     """The operation that the row takes on one edge."""
-    channels = net.shape(x)[-1]
-    branches = {op: lambda op=op: operation(net, x, op, channels) for op in OPERATIONS}
-    return net.choice(f"edge_{source}_{target}", branches)
+    branches = {op: lambda x, op=op: operation(net, x, op, net.shape(x)[-1]) for op in OPERATIONS}
+    return net.choice(f"edge_{source}_{target}", branches, x)
 
 
 def operation(net, x: Any, op: str, channels: Any, widens: Any = False) -> Any:

@@ -14,6 +14,7 @@ from strategies.mixed_fidelity import mixed_fidelity
 from strategies.once_for_all import once_for_all
 from strategies.optuna_sampler import nsga2, nsga3, optuna_random, tpe
 from strategies.optuna_sampler import optuna_sampler as optuna_sampler
+from strategies.pc_darts import pc_darts
 from strategies.ppo import ppo
 from strategies.predictor import predictor
 from strategies.proxylessnas import proxylessnas
@@ -48,6 +49,7 @@ ONE_SHOT: dict[str, Callable[..., OneShot]] = {
     "gdas": gdas,
     "snas": snas,
     "drnas": drnas,
+    "pc_darts": pc_darts,
     "fbnet": fbnet,
     "proxylessnas": proxylessnas,
     "enas": enas,

@@ -3,6 +3,7 @@
 import jax
 
 from nas.errors import BadInput
+from nas.mixed import mixed_supernet
 from nas.one_shot import Batch, OneShot
 from nas.space import Macro, SearchSpace
 from nas.train import CLASSIFICATION, Recipe, Task
@@ -63,7 +64,7 @@ def darts(
         recipe=recipe,
         steps=steps,
         task=task,
-        remat=remat,
+        network=mixed_supernet(space, macro, remat=remat),
         logit_rate=logit_rate,
         step_of=None if order == 1 else through_a_step,
         train_gate=perturbed(gate, relaxation.allowed, perturbation) if perturbation else None,

@@ -15,6 +15,7 @@ from nas.errors import BadInput
 from nas.mixed import mixed_supernet
 from nas.one_shot import Batch, OneShot
 from nas.space import Macro, SearchSpace
+from nas.supernet import Supernet
 from nas.train import CLASSIFICATION, Recipe, Task, descend, learning_rate_at, optimizer_of
 
 Gate = Callable[[jax.Array, jax.Array, jax.Array], Any]
@@ -43,12 +44,12 @@ def logit_optimizer() -> optax.GradientTransformation:
     )
 
 
-def logit_rate_for(steps: int) -> float:
-    """The paper's 3e-4 in a training as long as the paper's, and more in a shorter one, up to .03.
+def logit_rate_for(steps: int, rate: float = LOGIT_RATE, of_steps: int = PAPER_STEPS) -> float:
+    """The paper's rate in a training as long as the paper's, and more in a shorter one, up to .03.
 
     Adam moves a logit by about its rate in a step, so with the paper's rate a short search would end where it began.
     """
-    return min(FASTEST_LOGIT_RATE, LOGIT_RATE * max(1.0, PAPER_STEPS / steps))
+    return min(FASTEST_LOGIT_RATE, rate * max(1.0, of_steps / steps))
 
 
 def soft(relaxation, logits: jax.Array) -> jax.Array:
@@ -95,7 +96,8 @@ def by_gates(
     recipe: Recipe,
     steps: int,
     task: Task = CLASSIFICATION,
-    remat: bool = True,
+    network: Supernet | None = None,
+    edge_logits: int = 0,
     logit_rate: float | None = None,
     objective: Callable[[jax.Array, jax.Array, jax.Array, jax.Array], jax.Array] | None = None,
     step_of: Callable[..., Any] | None = None,
@@ -114,7 +116,9 @@ def by_gates(
         recipe: of the weights.
         steps: of the whole training.
         task: loss.
-        remat: whether edges are computed again for the gradient, see `nas.mixed.mixed_supernet`.
+        network: another than `nas.mixed.mixed_supernet` makes by default.
+        edge_logits: further logits of each edge, after those of its operations; `gate` and `shares` then get
+            float32[E, K + edge_logits].
         logit_rate: Adam's learning rate for the logits; None is `logit_rate_for`.
         objective: ``(validation loss, key, logits, progress) -> float32[]``, what the logits minimise; None is the
             loss itself.
@@ -124,9 +128,9 @@ def by_gates(
             whose step it is.
         shares: ``(logits) -> float32[E, K]``, what pictures show and the architecture is read from; None is `soft`.
     """
-    network, relaxation = mixed_supernet(space, macro, remat=remat), space.relaxation
+    network, relaxation = network or mixed_supernet(space, macro), space.relaxation
     optimizer, logit_moments_of = optimizer_of(recipe), logit_optimizer()
-    allowed = jnp.asarray(relaxation.allowed)
+    allowed = jnp.pad(relaxation.allowed, ((0, 0), (0, edge_logits)), constant_values=True)
     rate_of_logits = logit_rate_for(steps) if logit_rate is None else logit_rate
 
     shares_of = shares or functools.partial(soft, relaxation)
@@ -166,6 +170,7 @@ def by_gates(
     def step(state, train_batch, valid_batch, key, progress):
         state, metrics = inner(state, train_batch, valid_batch, key, progress)
         gates = shares_of(state.logits)
+        gates = gates / gates.sum(-1, keepdims=True)
         entropy = -(gates * jnp.log(jnp.where(gates > 0, gates, 1))).sum(-1).mean()
         return state, metrics | {"entropy": entropy}
 

@@ -31,9 +31,9 @@ class Watched(NamedTuple):
     eigenvalues: jax.Array  # float32[epochs]
 
 
-def skips_of(relaxation: Relaxation, logits: Any) -> int:
-    """Skip connections in the architecture that logits say; of the normal cell alone where there are two cells."""
-    taken = np.asarray(relaxation.gates(relaxation.discretise(jnp.asarray(logits))))
+def skips_of(relaxation: Relaxation, gates: Any) -> int:
+    """Skip connections in the architecture that gates say; of the normal cell alone where there are two cells."""
+    taken = np.asarray(relaxation.gates(relaxation.discretise(jnp.asarray(gates))))
     return int((taken * _skip_places(relaxation)).sum())
 
 
@@ -174,10 +174,10 @@ def guarded(
                     f"that skip connections take over; the search ends with the logits of epoch {epoch - WINDOW}"
                 )
                 return back(state, epoch - WINDOW), [*events, _event("eigenvalue", why)], True
-        skips = skips_of(relaxation, own.logits)
+        skips = skips_of(relaxation, gates_of(own))
         if skips > most:
             text = f"the architecture has {skips} skip connections after epoch {epoch}, more than {most}"
-            fewer = [e for e in range(1, epoch) if skips_of(relaxation, state.logits[e - 1]) <= most]
+            fewer = [e for e in range(1, epoch) if skips_of(relaxation, gates_of(back(state, e).own)) <= most]
             if fewer:
                 why = f"{text}; the search ends with the logits of epoch {fewer[-1]}"
                 return back(state, fewer[-1]), [*events, _event("skips", why)], True

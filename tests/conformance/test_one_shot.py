@@ -25,6 +25,7 @@ METHODS: dict[str, dict] = {
     "gdas": {},
     "snas": {},
     "drnas": {},
+    "pc_darts": {"part": 1},
     "fbnet": {},
     "proxylessnas": {},
     "enas": {"policy_rate": 0.03},

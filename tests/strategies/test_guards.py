@@ -38,20 +38,20 @@ class Own(NamedTuple):
     logits: jax.Array
 
 
-def follow(path, **settings):
+def follow(path, relaxation=CELL, **settings):
     """A method whose logits after each epoch are those of `path`, guarded: (events, epochs, what is found)."""
     method = OneShot(
         lambda key: Own({}, {}, path[0]),
         lambda state, train, valid, key, progress: (state, {}),
         None,
         None,
-        lambda state: soft(CELL, state.logits),
+        lambda state: soft(relaxation, state.logits),
         lambda state: (state.weights, state.stats),
         settings.pop("network", None),
         "planted",
         {},
     )
-    method = guarded(method, CELL, Recipe(epochs=len(path), batch=4), **settings)
+    method = guarded(method, relaxation, Recipe(epochs=len(path), batch=4), **settings)
     state, events, stop = method.init(jax.random.key(0)), [], False
     for epoch, now in enumerate(path, 1):
         state = state._replace(own=state.own._replace(logits=now))
@@ -98,6 +98,18 @@ def test_in_a_cell_space_the_normal_cell_counts_and_two_are_allowed():
     decoded = space.decode(relaxation.discretise(jnp.asarray(found)))
     assert [decoded[f"normal_3_{pair}_op"] for pair in "ab"] == ["skip_connect"] * 2  # the stronger two stay
     assert all(v == "skip_connect" for k, v in decoded.items() if k.startswith("reduce") and k.endswith("_op"))
+
+
+def test_what_counts_is_the_architecture_that_would_be_derived():
+    relaxation = darts(nodes=2, operations=("skip_connect", "sep_conv_3x3")).relaxation
+    sure = jnp.zeros((10, 3)).at[:, 2].set(3.0)
+    # of node 3, whose edges are 2 to 4: the largest logits are those of a convolution that is sure of nothing
+    unsure = sure.at[2].set(jnp.asarray([3.9, 3.9, 4.0])).at[3].set(jnp.asarray([-2.0, 1.0, -2.0]))
+    assert skips_of(relaxation, unsure) == 0
+    assert skips_of(relaxation, soft(relaxation, unsure)) == 1
+    events, epoch, found = follow([sure, unsure, unsure], relaxation, max_skips=0)
+    assert epoch == 2 and [e["guard"] for e in events] == ["skips"]
+    assert skips_of(relaxation, relaxation.gates(np.asarray(found))) == 0
 
 
 def test_the_eigenvalue_is_that_of_a_quadratic():
