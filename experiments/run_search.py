@@ -8,6 +8,7 @@ from typing import Any
 
 from experiments import share_command
 from experiments.cli import show
+from experiments.measured_winner import measure_winner, read_measured
 from experiments.options import (
     COUNTED,
     RECIPE_SETTINGS,
@@ -136,6 +137,7 @@ def main(o: Options) -> None:
     if shares:
         sharing = share_command.plan(o, space, sets["strategy"], costs, **training)
         result = share_command.run(o, sharing, sets["sharing"].get("searcher"), common | {"out": out})
+        measure_winner(result)
         write_outputs(result, sizes.train)
         return _tell(result, out, o)
     common |= {"eta": o.eta if o.rungs else None, "trial_seconds": trial_seconds}
@@ -162,6 +164,7 @@ def main(o: Options) -> None:
         print("nas: random search with the same budget, as the baseline", file=sys.stderr)
         common["resume"] = (out / "baseline").exists()
         extra["baseline"] = run("random_search", {}, out / "baseline")
+    measure_winner(result)
     write_outputs(result, recipe, **extra)
     _tell(result, out, o)
 
@@ -275,9 +278,9 @@ def write_outputs(result, recipe, baseline=None) -> None:
         front = [configs.from_result(result, t, recipe=recipe).to_dict() for t in result.pareto]
         folder.write("best.json", best)
         folder.write("pareto.json", {"schema": "nas.pareto/1", "architectures": front})
-    write_report(
-        result, result.out, config=best, search=dict(result.description), costs=result.costs, baseline=baseline
-    )
+    timed = read_measured(result.out, result.best.id) if result.best else None
+    more = dict(baseline=baseline, measured=timed)
+    write_report(result, result.out, config=best, search=dict(result.description), costs=result.costs, **more)
 
 
 def _tell(result, out, o):
@@ -289,6 +292,9 @@ def _tell(result, out, o):
     if result.best is None:
         print(f"No architecture was found: {why_nothing(result)}. See {out}/report.html and trials.csv.")
     else:
+        for name, timed in read_measured(out, result.best.id).items():
+            if "measured_ms" in timed:
+                print(f"{name}: {timed['predicted_ms']:.4g} ms by its table, {timed['measured_ms']:.4g} ms measured")
         print(f"Written to {out}: best.json, pareto.json, trials.csv, report.html")
         print(f"Next: nas train {out}/best.json --data {o.data} --out {out}/model")
     if not result.complete:

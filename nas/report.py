@@ -38,6 +38,7 @@ def write_report(
     costs: Mapping[str, Cost],
     trained: dict | None = None,
     baseline: Result | None = None,
+    measured: Mapping[str, Mapping] | None = None,
 ) -> Path:
     """Writes ``report.html`` into the folder (atomically) and gives its path.
 
@@ -49,9 +50,14 @@ def write_report(
         costs: name -> cost, for the stamps; what is in the result without a stamp here is said to have none.
         trained: metrics of the found network after its own training, where there was one.
         baseline: of random search run on its own with the same budget, where there was one.
+        measured: of the found network as a whole, name of a latency table -> ``predicted_ms``, ``device``, and either
+            ``measured_ms``, ``spread`` (interquartile range over median) and ``notes``, or ``why_not``.
     """
     path = Path(folder) / "report.html"
-    write_atomic(path, render(result, config=config, search=search, costs=costs, trained=trained, baseline=baseline))
+    page = render(
+        result, config=config, search=search, costs=costs, trained=trained, baseline=baseline, measured=measured
+    )
+    write_atomic(path, page)
     return path
 
 
@@ -63,6 +69,7 @@ def render(
     costs: Mapping[str, Cost],
     trained: dict | None = None,
     baseline: Result | None = None,
+    measured: Mapping[str, Mapping] | None = None,
 ) -> str:
     """The page as text; see `write_report`."""
     found = baselines(result)
@@ -80,6 +87,7 @@ def render(
         section("Best trials", _top(result)),
         section("One change from the found network", ablation(result)),
         section("What was measured", _measured(result, search, stamps, trained)),
+        section("The found network, predicted and measured", _predicted(measured or {})),
         section("What the costs are about", _stamps(result, stamps)),
         section("Failed trials", _failed(result, found)),
         section("How to go on", _next(result, config)),
@@ -345,6 +353,17 @@ def _objective(result, stamps):
         target = with_unit(o.costs[0], o.target)
         text = f"{o.metric} × ({o.costs[0]} / {target}) ^ ({o.alpha:g} below, {o.beta:g} above the target)"
     return text + "".join(f"; {x.cost} at most {with_unit(x.cost, x.value)}" for x in o.limits)
+
+
+def _predicted(measured):
+    rows = []
+    for name, found in measured.items():
+        predicted, took, said = f"{found['predicted_ms']:.4g} ms", "–", found.get("why_not")
+        if said is None:
+            took, off = f"{found['measured_ms']:.4g} ms", found["predicted_ms"] / found["measured_ms"] - 1
+            said = "; ".join([f"predicted {off:+.1%}, rounds spread {found['spread']:.1%}", *found["notes"]])
+        rows.append([escape(x) for x in (name, predicted, took, found["device"], said)])
+    return table(("table", "predicted", "measured here", "device", ""), rows) if rows else ""
 
 
 def _stamps(result, stamps):
