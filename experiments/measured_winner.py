@@ -18,7 +18,7 @@ FILE, SCHEMA = "best.measured.json", "nas.measured/1"
 
 
 def measure_winner(result: Result) -> None:
-    """Writes ``best.measured.json`` into the run folder: by each latency table, predicted and measured ms of the winner.
+    """Writes ``best.measured.json``: for each latency table, predicted and measured ms of the winner.
 
     A table of another machine cannot be checked here, and the file says so. What was measured of the same trial
     before is kept.
