@@ -274,14 +274,26 @@ def import_table(
     form: Annotated[str, typer.Argument(metavar="FORMAT", help="such as ofa or proxylessnas; see docs/cli.md")],
     source: Annotated[Path, typer.Argument(help="file or folder of the published table")],
     out: Annotated[Path, typer.Option(help="where to write")],
-    column: Annotated[str | None, typer.Option(help="device, where the table has several")] = None,
+    column: Annotated[str | None, typer.Option(help="device or precision, where the table has several")] = None,
     unit: Annotated[str | None, typer.Option(help="where the figures are not in the published unit")] = None,
     device: Annotated[str | None, typer.Option(help="for the stamp")] = None,
+    quantity: Annotated[str, typer.Option(help="of a grid: latency or energy")] = "latency",
+    batch: Annotated[int, typer.Option(help="images a call, of tensorrt and grid", min=1)] = 1,
+    space: Annotated[str | None, typer.Option(help="of tensorrt and grid: whose networks")] = None,
+    set: Set = [],  # noqa: B006
+    width: Annotated[int | None, typer.Option(help="the space's frame; default its own")] = None,
+    depth: Annotated[int | None, typer.Option(help="the same")] = None,
+    input: Annotated[str | None, typer.Option(help="the same, HxWxC")] = None,
+    classes: Annotated[int | None, typer.Option(help="the same")] = None,
 ):
-    """Turn a published table of block latencies into one that --cost takes."""
-    from experiments import fit_command
+    """Turn a published table of latencies into one that --cost takes."""
+    from experiments import import_table_command as command
 
-    fit_command.import_table(form, source, out, column, unit, device)
+    command.main(
+        command.Options(
+            form, source, out, column, unit, device, quantity, batch, space, set, width, depth, input, classes
+        )
+    )
 
 
 @app.command()

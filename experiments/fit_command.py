@@ -16,7 +16,6 @@ from experiments.tables import column
 from hw_models.bundle import read_results
 from hw_models.fit import LEAST, agreement, check, fit, usable
 from hw_models.networks import fitted
-from hw_models.readers import import_blocks
 from nas.config import macro_to_json
 from nas.cost import Stamp
 from nas.errors import BadInput, suggest
@@ -120,16 +119,6 @@ def transfer(options: Options, space: SearchSpace, rows: np.ndarray, values: np.
     if options.out is not None:
         cost.save(options.out)
     return {"known": devices, "networks": len(rows), "mape": cost.stamp.error, "held_out": "each network left out"}
-
-
-def import_table(form: str, source: Path, out: Path, column: str | None, unit: str | None, device: str | None) -> None:
-    """`nas import table`."""
-    table, dropped = import_blocks(form, source, column=column, unit=unit, device=device)
-    if dropped:
-        print(f"nas: {source}: {dropped} entries are missing, zero or negative and left out", file=sys.stderr)
-    table.save(out)
-    entries = sum(map(len, table.entries.values()))
-    print(f"{entries:,} blocks on {table.stamp.device} written to {out}; use them with --cost NAME={out}")
 
 
 def unit_factor(quantity: str, unit: str | None) -> float:

@@ -38,7 +38,7 @@ def main(o: Options) -> None:
     """Makes a table, or a bundle."""
     if (o.out is None) == (o.bundle is None):
         raise BadInput("measure: say where the table goes, --out cpu.json, or write a bundle, --bundle FOLDER")
-    space = _space(o)
+    space = framed(o.space, o.set, o.width, o.depth, o.input, o.classes)
     if o.bundle is not None:
         return _bundle(space, o)
     if o.out.exists():
@@ -66,13 +66,14 @@ def tell(space, cost, told, out, as_json):
     print(f"Written to {out}, held-out error {error}; use it with: nas search --cost NAME={out}")
 
 
-def _space(o):
-    factory = space_factory(o.space, SPACES)
-    arguments = split_sets(parse_sets(o.set), {"space": accepted(factory)})["space"]
-    space = make_own(o.space, factory, **arguments)
-    macro = space.macro
-    shape = parse_shape(o.input) if o.input else macro.input
-    return space.at(Macro(o.width or macro.width, o.depth or macro.depth, shape, o.classes or macro.classes))
+def framed(space, sets, width, depth, input, classes):
+    """A space by name with its settings, at the frame that a person gave, else its own."""
+    factory = space_factory(space, SPACES)
+    arguments = split_sets(parse_sets(sets), {"space": accepted(factory)})["space"]
+    made = make_own(space, factory, **arguments)
+    macro = made.macro
+    shape = parse_shape(input) if input else macro.input
+    return made.at(Macro(width or macro.width, depth or macro.depth, shape, classes or macro.classes))
 
 
 def _whole(space, networks, common):

@@ -1,0 +1,85 @@
+"""`nas import table`: other people's tables, turned into what --cost takes."""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from experiments.fit_command import unit_factor
+from experiments.measure_commands import framed
+from experiments.options import frame
+from experiments.tables import read_csv
+from hw_models.conv_table import read_profile
+from hw_models.grid_table import grid_cost
+from hw_models.readers import FORMATS, import_blocks
+from nas.errors import BadInput, suggest
+
+# of one space at one frame; tables of blocks serve every space that their blocks make up
+OF_A_SPACE = ("tensorrt", "grid")
+
+
+@dataclass
+class Options:
+    """The options of ``nas import table``, as typed."""
+
+    form: str
+    source: Path
+    out: Path
+    column: str | None
+    unit: str | None
+    device: str | None
+    quantity: str
+    batch: int
+    space: str | None
+    set: list[str]
+    width: int | None
+    depth: int | None
+    input: str | None
+    classes: int | None
+
+
+def main(o: Options) -> None:
+    """Reads the published table, writes ours and says what to do with it."""
+    if o.form not in (*FORMATS, *OF_A_SPACE):
+        raise BadInput(f"import table: no format '{o.form}'; {suggest(o.form, (*FORMATS, *OF_A_SPACE))}")
+    if o.form in FORMATS:
+        return _blocks(o)
+    if o.space is None:
+        raise BadInput(f"import table {o.form}: say of which space, --space fbnet; such a table is of one space")
+    space = framed(o.space, o.set, o.width, o.depth, o.input, o.classes)
+    cost, what = (_profile if o.form == "tensorrt" else _grid)(o, space)
+    cost.save(o.out)
+    at = f"{space.name}, {frame(cost.stamp.macro)}, batch {cost.stamp.batch}"
+    print(f"{what}; {cost.stamp.quantity} of {at} written to {o.out}; use it with --cost NAME={o.out}")
+
+
+def _blocks(o):
+    table, dropped = import_blocks(o.form, o.source, column=o.column, unit=o.unit, device=o.device)
+    if dropped:
+        print(f"nas: {o.source}: {dropped} entries are missing, zero or negative and left out", file=sys.stderr)
+    table.save(o.out)
+    entries = sum(map(len, table.entries.values()))
+    print(f"{entries:,} blocks on {table.stamp.device} written to {o.out}; use them with --cost NAME={o.out}")
+
+
+def _profile(o, space):
+    if o.column is None:
+        raise BadInput("import table tensorrt: say which precision with --column fp16")
+    if o.unit not in (None, "ms") or o.quantity != "latency":
+        raise BadInput("import table tensorrt: its figures are latencies in ms; leave --unit and --quantity out")
+    device = o.device or "NVIDIA V100"
+    table = read_profile(read_csv(o.source), o.source.name, o.column, o.batch, device)
+    off = np.median(table.held_out())
+    entries = sum(map(len, table.times.values()))
+    what = f"{entries:,} convolutions on {device} at {o.column}, between them median error {off:.1%}"
+    return table.cost(space, space.macro), f"{what}; pools, additions and dense layers are not counted"
+
+
+def _grid(o, space):
+    factor = unit_factor(o.quantity, o.unit)
+    if o.device is None:
+        raise BadInput("import table grid: say what it was measured on with --device NAME")
+    about = dict(quantity=o.quantity, factor=factor, device=o.device, batch=o.batch)
+    cost = grid_cost(o.source, space, space.macro, **about)
+    return cost, f"{len(cost.factors)} layers on {o.device}"
