@@ -62,11 +62,12 @@ def mixed_fidelity(
     """
     name = "mixed_fidelity"
     check_fidelities(name, fidelities, budget, trainings)
-    if len(fidelities) < 2 or (budget is not None and trainings is not None) or not 0 < share < 1:
-        raise BadInput(
-            f"{name}: give at least two fidelities, one of budget and trainings, and a share between 0 and 1; "
-            f"got {list(fidelities)}, {budget}, {trainings}, {share}"
-        )
+    if len(fidelities) < 2:
+        raise BadInput(f"{name}: it mixes short and full trainings; {list(fidelities)} is one length, give two or more")
+    if budget is not None and trainings is not None:
+        raise BadInput(f"{name}: budget is {budget} and trainings {trainings}; give one of them")
+    if not 0 < share < 1:
+        raise BadInput(f"{name}: share is {share}; it must be between 0 and 1")
     cheap, dear = fidelities[0], fidelities[-1]
     if budget is not None:
         full = max(1, int(share * budget / dear))

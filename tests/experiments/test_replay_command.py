@@ -101,7 +101,7 @@ def test_strategies_that_a_table_does_not_suit_are_left_out_or_refused_before_an
     names = ["random_search", "nsga2", "mixed_fidelity", "local_search", "random_search"]
     assert compare.fitting(names, table, 20, named=False) == ["random_search", "local_search"]
     said = capsys.readouterr().err.splitlines()
-    assert len(said) == 2 and "nsga2: population" in said[0] and "at least two fidelities" in said[1]
+    assert len(said) == 2 and "nsga2: population" in said[0] and "give two or more" in said[1]
     with pytest.raises(BadInput, match="nsga2: population"):
         compare.fitting(names, table, 20, named=True)
 
