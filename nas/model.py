@@ -197,7 +197,8 @@ def load_model(folder: str | os.PathLike) -> Model:
     try:
         arrays = load_file(folder / "weights.safetensors")
         layers = layers_from_json(config["layers"])
-        network = Network(layers, rngs=nnx.Rngs(0))
+        # its arrays are shapes until they are loaded: to draw random ones takes seconds
+        network = nnx.eval_shape(lambda: Network(layers, rngs=nnx.Rngs(0)))
         expected = {f"{n}/{k}": a.shape for g in network.weights() for n, d in g.items() for k, a in d.items()}
         if expected != {n: a.shape for n, a in arrays.items()}:
             raise BadInput(f"{folder}/weights.safetensors: weights do not fit the architecture beside them")

@@ -52,7 +52,7 @@ class Network(nnx.Module):
             if trains(layer):
                 module = self.modules[_key(layer.name)]
                 for group, names in ((weights, ("kernel", "bias", "scale")), (stats, ("mean", "var"))):
-                    found = {n: getattr(module, n)[...] for n in names if getattr(module, n, None) is not None}
+                    found = {n: getattr(module, n).get_value() for n in names if getattr(module, n, None) is not None}
                     if found:
                         group[layer.name] = found
         return weights, stats
@@ -63,7 +63,7 @@ class Network(nnx.Module):
             if trains(layer):
                 module = self.modules[_key(layer.name)]
                 for name, value in {**weights.get(layer.name, {}), **stats.get(layer.name, {})}.items():
-                    getattr(module, name)[...] = jnp.asarray(value)
+                    getattr(module, name).set_value(jnp.asarray(value))
         return self
 
 
