@@ -60,7 +60,7 @@ def main() -> None:
     (o.out / size).mkdir(parents=True, exist_ok=True)
     space, table, data = nasbench201(), load("nasbench201", "cifar10"), load_data("cifar10", validation_fraction=0.5)
     data = replace(data, **{s: smaller(getattr(data, s), o.images, o.pixels) for s in ("train", "validation")})
-    recipe = Recipe(o.epochs, o.batch, learning_rate=0.025, weight_decay=3e-4, augment=("crop:2", "flip"))
+    recipe = Recipe(o.epochs, o.batch, learning_rate=0.15, weight_decay=5e-5, augment=("crop:2", "flip"))
     macro, cells = Macro(o.width, o.depth, (1, 1, 1), 1), np.asarray(space.sample(jax.random.key(7), o.cells))
     print(f"{size}; one random cell: {table.test.mean():.2f} ± {table.test.std():.2f}, best {table.test.max():.2f}")
     for name in o.methods.split(","):

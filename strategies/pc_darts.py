@@ -37,7 +37,7 @@ def pc_darts(
     Args:
         space: between operations that keep their channels: nasbench201, or the cells of darts, nasnet and amoebanet.
         macro: frame of the supernet; its width is a multiple of `part`.
-        recipe: of the weights; the paper's is DARTS's with batch 256 and a learning rate of .1.
+        recipe: of the weights; the paper's is DARTS's with batch 256 and a learning rate of .1 (here .6, see `darts`).
         steps: of the whole training.
         task: loss.
         part: K; 4 in the paper, 1 leaves edge normalisation alone.
