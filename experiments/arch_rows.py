@@ -37,7 +37,7 @@ def _read(space, text):
         except (ValueError, RecursionError) as error:
             raise BadInput(" ".join(str(error).split())) from None
     parts = re.split(r"\s*[-,]\s*", text)
-    if len(parts) != space.length or not all(p.isdigit() for p in parts):
+    if len(parts) != space.length or not all(p.isascii() and p.isdigit() for p in parts):
         raise BadInput(f"'{text[:40]}' is no architecture of space '{space.name}'; write {FORMS}")
     return np.asarray([int(p[:9]) for p in parts], np.int32)
 
@@ -100,7 +100,7 @@ def table_rows(space: SearchSpace, path: Path, arch_column: str, arch_table: Pat
     columns = read_csv(path)
     names = column(columns, arch_column, str(path))
     if arch_table is None:
-        if names[0].strip().isdigit() and space.length > 1:
+        if names[0].strip().isdecimal() and space.length > 1:
             raise BadInput(f"{path}: column '{arch_column}' holds numbers; say of which table with --arch-table")
         return columns, parse_archs(space, names, str(path))
     others = read_csv(arch_table)

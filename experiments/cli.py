@@ -35,6 +35,21 @@ Runs = Annotated[int, typer.Option(help="seeds", min=1, max=10**6)]
 Limit = Annotated[int | None, typer.Option(help="use at most so many training images (stratified)")]
 
 
+def _version(asked: bool):
+    if asked:
+        from importlib import metadata
+
+        print(f"nas {metadata.version('nas-jax')}")
+        raise typer.Exit
+
+
+@app.callback()
+def about(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="print it")] = False,
+):
+    """Neural architecture search on JAX: an architecture is data, not code."""
+
+
 @app.command()
 def search(
     space: Annotated[str, typer.Option(help="name, or package.module:factory of your own")] = "nasbench201",
@@ -331,18 +346,25 @@ def main() -> None:
         code = error.exit_code
     except (KeyboardInterrupt, typer.Abort):
         code = fail("stopped", 130)
+    except MemoryError as error:
+        code = fail(f"not enough memory ({error}); ask for less")
     except OSError as error:
         code = fail(f"{error.filename or 'file'}: {error.strerror or error}; choose another place")
     except Exception as error:
         if not hasattr(error, "format_message"):  # click's errors of usage
             raise
+        if type(error).__name__ == "NoArgsIsHelpError":  # its message is the help, many lines of it
+            print(error.format_message(), file=sys.stderr)
+            sys.exit(2)
         code = fail(error.format_message())
     sys.exit(code or 0)
 
 
 def fail(message: str, code: int = 2) -> int:
     """One line on stderr."""
-    print(f"nas: {' '.join(message.split())}", file=sys.stderr)
+    line = " ".join(message.split())
+    # whatever a file holds, the terminal gets no escape codes
+    print(f"nas: {''.join(c if c.isprintable() else '?' for c in line)}", file=sys.stderr)
     return code
 
 

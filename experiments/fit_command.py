@@ -19,6 +19,7 @@ from hw_models.networks import fitted
 from nas.config import macro_to_json
 from nas.cost import Stamp
 from nas.errors import BadInput, suggest
+from nas.files import check_out
 from nas.objective import UNITS
 from nas.space import Macro, SearchSpace
 from search_spaces import SPACES
@@ -55,6 +56,7 @@ class Options:
 
 def main(options: Options) -> None:
     """`nas fit`."""
+    check_out(options.out, "nas.cost/1")
     if options.results is not None:
         return from_bundle(options)
     if options.csv is None or options.value_column is None:

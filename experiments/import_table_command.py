@@ -14,6 +14,7 @@ from hw_models.conv_table import read_profile
 from hw_models.grid_table import grid_cost
 from hw_models.readers import FORMATS, import_blocks
 from nas.errors import BadInput, suggest
+from nas.files import check_out
 
 # of one space at one frame; tables of blocks serve every space that their blocks make up
 OF_A_SPACE = ("tensorrt", "grid")
@@ -44,7 +45,9 @@ def main(o: Options) -> None:
     if o.form not in (*FORMATS, *OF_A_SPACE):
         raise BadInput(f"import table: no format '{o.form}'; {suggest(o.form, (*FORMATS, *OF_A_SPACE))}")
     if o.form in FORMATS:
+        check_out(o.out, "nas.blocks/1")
         return _blocks(o)
+    check_out(o.out, "nas.cost/1")
     if o.space is None:
         raise BadInput(f"import table {o.form}: say of which space, --space fbnet; such a table is of one space")
     space = framed(o.space, o.set, o.width, o.depth, o.input, o.classes)

@@ -23,7 +23,7 @@ from nas import config as configs
 from nas.cost import count_costs
 from nas.data import load
 from nas.errors import BadInput, suggest
-from nas.files import write_atomic
+from nas.files import check_out, write_atomic
 from nas.model import evaluate_model, load_model, save_model, train_model
 from nas.network import init_layers
 from nas.proxies import draw_batch, scorer
@@ -112,8 +112,8 @@ def evaluate(folder, data_name, split, as_json):
     """`nas evaluate`."""
     if split not in ("train", "validation", "test"):
         raise BadInput(f"--split: no split '{split}'; {suggest(split, ('train', 'validation', 'test'))}")
-    model = load_model(folder)
-    found = evaluate_model(model, load(data_name), split) | {"split": split}
+    data = load(data_name)
+    found = evaluate_model(load_model(folder), data, split) | {"split": split}
     if as_json:
         return show(found)
     print(f"{split} accuracy {found['accuracy']:.4f}, loss {found['loss']:.4f}, {found['images']} images")
@@ -192,6 +192,7 @@ def _proxies(architecture, names, data_name):
 
 def import_arch(form, source, width, depth, classes, input_text, out):
     """`nas import arch`."""
+    check_out(out, configs.SCHEMA)
     text = Path(source).read_text(errors="replace")[:100_000] if _is_file(source) else source
     if form == "nb201":
         space, row = nasbench201(), from_string(text)
@@ -227,6 +228,7 @@ def _is_file(source):
 
 def export(path, to, own, out):
     """`nas export`."""
+    check_out(None if str(out).endswith(".onnx") and Path(out).is_file() else out)
     if to == "onnx":
         return _export_onnx(Path(path), own, out)
     architecture = _load(path, own)

@@ -72,6 +72,8 @@ def call(what: str, factory: Callable, *args, **arguments):
             raise BadInput(f"--set {name}: {what} takes a number, not {value!r}")
         if isinstance(default, int) and not isinstance(default, bool) and not isinstance(value, int):
             raise BadInput(f"--set {name}: {what} takes a whole number, not {value!r}")
+        if isinstance(default, bool) and not isinstance(value, bool):
+            raise BadInput(f"--set {name}: {what} takes true or false, not {value!r}")
     try:
         return factory(*args, **arguments)
     except (TypeError, ValueError) as error:
@@ -142,10 +144,13 @@ def parse_time(text: str | None, option: str = "--time") -> float | None:
 def parse_shape(text: str) -> tuple[int, int, int]:
     """``32x32x3`` to (height, width, channels)."""
     parts = text.lower().split("x")
-    if len(parts) != 3 or not all(p.isdigit() for p in parts):
+    if len(parts) != 3 or not all(p.isascii() and p.isdigit() for p in parts):
         raise BadInput(f"--input {text}: write height x width x channels, for example 32x32x3")
     height, width, channels = map(int, parts)
     return height, width, channels
+
+
+RUN_FILES = ("best", "pareto", "search", "training")  # a cost is kept beside these, as NAME.json
 
 
 def parse_named(items: list[str], option: str) -> list[tuple[str, str]]:
@@ -158,6 +163,8 @@ def parse_named(items: list[str], option: str) -> list[tuple[str, str]]:
                 f"{option} {item}: write it as NAME=VALUE, for example {option} cpu="
                 + ("20ms" if option == "--limit" else "measure")
             )
+        if option == "--cost" and name in RUN_FILES:
+            raise BadInput(f"--cost {name}: the run folder has a {name}.json of its own; give the cost another name")
         pairs.append((name, value))
     return pairs
 

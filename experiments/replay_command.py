@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import math
 import multiprocessing
 import os
 import time
@@ -158,6 +159,11 @@ def main(source: Source, strategy: str, queries: int, runs: int, seed: int, sets
     searcher = make(strategy, table, queries, settings)
     much = {"queries": queries, "runs": runs, "seed": seed}
     random = replay(make("random_search", table, queries), table, **much)
+    if not math.isfinite(random.mean):
+        raise BadInput(
+            f"{table.name}: of the {queries} networks that a run asked for, some run found none of the table's "
+            f"{len(table.test)}; raise --queries, or give more of the space"
+        )
     result = random if strategy == "random_search" else run(searcher, strategy, table, source, settings, **much)
     found = summary(searcher, table, queries, result, random)
     if json:

@@ -31,7 +31,7 @@ from experiments.starts import given_rows, kept_rows, parse_warm_start, start_ro
 from hw_models.measure import measure
 from nas import config as configs
 from nas.data import load
-from nas.driver import reopen
+from nas.driver import read_description, reopen
 from nas.errors import BadInput, suggest
 from nas.evaluate import Scratch, fit_macro
 from nas.files import read_json
@@ -42,7 +42,7 @@ from nas.report import write_report
 from nas.result import priced, trial_rows
 from nas.search import search
 from nas.space import Macro
-from nas.summary import baselines, front_volume, table, why_nothing
+from nas.summary import baselines, front_volume, score_name, table, why_nothing
 from search_spaces import SPACES
 from strategies import ONE_SHOT, STRATEGIES
 
@@ -121,6 +121,8 @@ def main(o: Options) -> None:
         space = near(space, start_row(o.start_from, space), o.edits)
     out = o.out or _fresh()
     RunFolder.check(out, resume=o.resume)
+    if o.resume and not (out / "search.json").exists():
+        print(f"nas: {out} holds no search yet; a new one starts", file=sys.stderr)
     costs = read_costs(o.cost, space, lambda name: _measure(space, macro, out, name))
     for name, cost in costs.items():
         _keep(cost, out / f"{name}.json")
@@ -157,16 +159,14 @@ def main(o: Options) -> None:
     _check_population(o, sets["strategy"].get("population"))
     sets["strategy"] = sized | sets["strategy"]
     sets["strategy"] |= _first(o, out, sets["strategy"], space=space, macro=search_macro, data=data)
-    result = run(o.strategy, sets["strategy"], out)
-    recipe = sizes.train
-    extra: dict[str, Any] = {}
+    result, baseline = run(o.strategy, sets["strategy"], out), None
     if o.baseline:
         print("nas: random search with the same budget, as the baseline", file=sys.stderr)
         common["resume"] = (out / "baseline").exists()
-        extra["baseline"] = run("random_search", {}, out / "baseline")
+        baseline = run("random_search", {}, out / "baseline")
     measure_winner(result)
-    write_outputs(result, recipe, **extra)
-    _tell(result, out, o)
+    write_outputs(result, sizes.train, baseline)
+    _tell(result, out, o, baseline)
 
 
 SIZED = ("population", "tournament", "capacity", "fidelities", "budget", "trainings")
@@ -283,12 +283,15 @@ def write_outputs(result, recipe, baseline=None) -> None:
     write_report(result, result.out, config=best, search=dict(result.description), costs=result.costs, **more)
 
 
-def _tell(result, out, o):
+def _tell(result, out, o, baseline=None):
     from rich.console import Console
 
+    in_full = None if baseline is None or baseline.best is None else float(baseline.best.scores[0])
     if o.json:
-        return show(summary_json(result) | {"out": str(out)})
+        return show(summary_json(result) | {"out": str(out), "baseline": in_full})
     Console().print(table(result))
+    if in_full is not None:
+        print(f"random search, run in full with the same budget: {score_name(result.objective)} {in_full:.4g}")
     if result.best is None:
         print(f"No architecture was found: {why_nothing(result)}. See {out}/report.html and trials.csv.")
     else:
@@ -296,7 +299,8 @@ def _tell(result, out, o):
             if "measured_ms" in timed:
                 print(f"{name}: {timed['predicted_ms']:.4g} ms by its table, {timed['measured_ms']:.4g} ms measured")
         print(f"Written to {out}: best.json, pareto.json, trials.csv, report.html")
-        print(f"Next: nas train {out}/best.json --data {o.data} --out {out}/model")
+        own = f" --space {o.space}" if ":" in o.space else ""
+        print(f"Next: nas train {out}/best.json --data {o.data} --out {out}/model{own}")
     if not result.complete:
         print(f"Stopped early; go on with the same command and --resume --out {out}")
 
@@ -320,7 +324,7 @@ def summary_json(result) -> dict[str, Any]:
 
 def report(folder: Path, own: str | None) -> None:
     """`nas report`: everything that can be made again from search.json and journal.jsonl."""
-    described = read_json(folder / "search.json", "search description")
+    described = read_description(folder)
     spaces = known_spaces(own, SPACES)
     space = configs.make_space(described["space"]["name"], described["space"]["arguments"], spaces)
     macro = Macro(**described["macro"])

@@ -49,6 +49,7 @@ def run(o: Any, sharing: Sharing, searcher: str | None, common: Mapping[str, Any
         strategy = strategy_for(name, STRATEGIES[name], sharing.space, common["objective"])
     elif searcher is not None:
         raise BadInput(f"--set searcher: strategy '{o.strategy}' derives its architecture itself; leave it out")
+    print("nas: compiling the supernet; training starts when that is done", file=sys.stderr)
     done: dict[int, int] = {}
     with counting("steps", sharing.steps * o.seeds) as show:
 

@@ -88,6 +88,11 @@ class Driver:
         trial = Trial(int(asked.id[0]), asked.row[0], int(asked.epochs[0]), bool(asked.random[0]))
         if trial.id != len(self.trials):
             raise BadInput(f"strategy: it asked for id {trial.id} where {len(self.trials)} is next; ids count from 0")
+        if trial.row.shape != (self.space.length,):
+            raise BadInput(
+                f"strategy: it asked for a row of {trial.row.shape} where space '{self.space.name}' has "
+                f"{self.space.length} decisions; make it for this space"
+            )
         if not self._valid(trial.row[None]).all():
             raise BadInput(f"strategy: row {trial.row.tolist()} is not allowed in space '{self.space.name}'")
         self.folder.append(
@@ -208,6 +213,7 @@ class Driver:
             if kind != "asked" and not 0 <= id < len(self.trials):
                 raise BadInput(f"out: the journal reports on id {id}, which was never asked; it was edited or damaged")
             if kind == "asked":
+                self._check_row(event)
                 self._check_asked(event)
                 self.trials.append(Trial(id, np.asarray(event["row"], np.int32), event["epochs"], event["random"]))
             elif kind == "rung":
@@ -221,6 +227,16 @@ class Driver:
     def _span(self):
         times = [e["at"] for e in self.folder.events if "at" in e]
         return max(times) - min(times) if times else 0.0
+
+    def _check_row(self, event):
+        row, sizes = event.get("row"), self.space.cardinalities
+        good = isinstance(row, list) and len(row) == len(sizes) and all(type(i) is int for i in row)
+        good = good and all(0 <= i < k for i, k in zip(row, sizes, strict=True))
+        if not good or event["id"] != len(self.trials) or not {"epochs", "random"} <= event.keys():
+            raise BadInput(
+                f"out: the journal asks for id {event['id']} with row {str(row)[:60]}, which is none of space "
+                f"'{self.space.name}' or not its turn; it was edited or damaged"
+            )
 
     def _check_asked(self, event):
         if self._strategy is None:
@@ -328,19 +344,42 @@ def plan_search(
     return Plan(described, settings | dict(eta=eta, macro=macro))
 
 
+def read_description(folder: Any) -> dict[str, Any]:
+    """What ``search.json`` of a run folder holds.
+
+    Raises:
+        BadInput: it is not there, of another schema, or something is missing in it.
+    """
+    path = Path(folder) / "search.json"
+    held = read_json(path, "search description")
+    if held.get("schema") != "nas.search/1":
+        raise BadInput(f"{path}: schema is {held.get('schema')!r}; this version reads nas.search/1")
+    for name in ("space", "strategy", "evaluation", "objective", "costs", "macro", "budget", "versions"):
+        if not isinstance(held.get(name), dict):
+            raise BadInput(f"{path}: '{name}' is missing or no object; the search description is broken")
+    for name, key, kind in (("space", "name", str), ("space", "arguments", dict), ("strategy", "name", str)):
+        if not isinstance(held[name].get(key), kind):
+            raise BadInput(f"{path}: '{name}' has no {key}; the search description is broken")
+    try:
+        Macro(**held["macro"])
+    except TypeError as error:
+        raise BadInput(f"{path}: its macro is no frame of a network: {error}") from None
+    return held
+
+
 def reopen(folder: Any, space: SearchSpace, costs: Mapping[str, Cost]) -> Result:
     """The result of a run folder, finished or not, without going on with it.
 
     Raises:
         BadInput: no run folder, or a damaged one.
     """
-    described = read_json(Path(folder) / "search.json", "search description")
+    described = read_description(folder)
     try:
         given = dict(described["objective"])
         given["limits"] = tuple(Limit(**x) for x in given["limits"])
         objective = Objective(**{**given, "costs": tuple(given["costs"])})
         macro, budget, seed = Macro(**described["macro"]), described["budget"], described["seed"]
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise BadInput(f"{folder}/search.json: not a search description (nas.search/1): {error}") from None
     driver = Driver(
         space,

@@ -16,7 +16,10 @@ def write_atomic(path: str | os.PathLike, content: bytes | str) -> None:
     """Writes beside the target, flushes to disk, then renames over it."""
     path = Path(path)
     data = content.encode() if isinstance(content, str) else content
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None  # the temporary name tells nobody anything
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
@@ -44,6 +47,33 @@ def _plain(value):
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
+
+
+def check_out(path: str | os.PathLike | None, schema: str | None = None) -> None:
+    """Refuses an ``--out`` that cannot be written, or that would write over something else, before any work.
+
+    Args:
+        path: of the file; None is none.
+        schema: of what will be written; an earlier file of that schema may be replaced, whatever its version.
+
+    Raises:
+        BadInput: there is no such folder, it is a folder, or it holds something else.
+    """
+    if path is None:
+        return
+    path = Path(path)
+    if path.is_dir():
+        raise BadInput(f"--out {path}: is a folder; give the name of a file")
+    if not path.parent.is_dir():
+        raise BadInput(f"--out {path}: there is no folder {path.parent}; make it first")
+    if path.exists():
+        kind = None if schema is None else schema.partition("/")[0]
+        try:
+            held = read_json(path, "file to replace").get("schema") if kind else None
+        except BadInput:
+            held = None
+        if kind is None or str(held).partition("/")[0] != kind:
+            raise BadInput(f"--out {path}: there is another file already; choose a new name, or delete it")
 
 
 def write_json(path: str | os.PathLike, value: Any) -> None:
@@ -85,5 +115,5 @@ def read_json(path: str | os.PathLike, what: str) -> dict:
             detail = "numbers or nesting out of all bounds"
         raise BadInput(f"{path}: not valid JSON ({detail}); the {what} is broken or was cut off") from None
     if not isinstance(data, dict):
-        raise BadInput(f"{path}: holds a {type(data).__name__}, not the JSON object of a {what}")
+        raise BadInput(f"{path}: holds a {type(data).__name__}, not a JSON object; expected: {what}")
     return data

@@ -89,9 +89,10 @@ class RunFolder:
         held = read_json(file, "search description")
         for name in described:
             if name not in _MAY_CHANGE and held.get(name) != described[name]:
+                where, was, now = _difference(name, held.get(name), described[name])
                 raise BadInput(
-                    f"out: {self.path} holds another search: its {name} is {_short(held.get(name))}, "
-                    f"not {_short(described[name])}; give the same options or choose another folder"
+                    f"out: {self.path} holds another search: its {where} is {_short(was)}, "
+                    f"not {_short(now)}; give the same options or choose another folder"
                 )
 
     def _read(self, *, mend: bool = True) -> Iterator[dict[str, Any]]:
@@ -170,6 +171,15 @@ def _ours(path):
 
 # what may differ on resume: a search can be given more time, and moved
 _MAY_CHANGE = ("budget", "versions", "created", "executor")
+
+
+def _difference(name: str, was: Any, now: Any) -> tuple[str, Any, Any]:
+    """(dotted name, value, value) of the first entry in which two descriptions differ."""
+    if isinstance(was, dict) and isinstance(now, dict):
+        for key in [*was, *now]:
+            if was.get(key) != now.get(key):
+                return _difference(f"{name} {key}", was.get(key), now.get(key))
+    return name, was, now
 
 
 def _short(value: Any) -> str:

@@ -51,23 +51,25 @@ def search_curve(result: Result) -> Figure:
     ]
     for label, trials, style in groups:
         if trials:
-            axes.scatter([t.id + 1 for t in trials], [t.scores[0] for t in trials], label=label, zorder=3, **style)
+            axes.scatter([t.id for t in trials], [t.scores[0] for t in trials], label=label, zorder=3, **style)
     _draw_random(axes, result)
     ids: list[int] = []
     best: list[float] = []
     for trial in done:
         if trial.feasible:
-            ids.append(trial.id + 1)
+            ids.append(trial.id)
             best.append(max([float(trial.scores[0]), *best[-1:]]))
     if best:
-        axes.step([*ids, len(result.trials)], [*best, best[-1]], where="post", color=COLOURS["accent"], lw=2, zorder=4)
+        axes.step(
+            [*ids, len(result.trials) - 1], [*best, best[-1]], where="post", color=COLOURS["accent"], lw=2, zorder=4
+        )
         axes.lines[-1].set_label("best so far" + (" within the limits" if result.objective.limits else ""))
-    failed = [t.id + 1 for t in result.trials if t.status == "failed"]
+    failed = [t.id for t in result.trials if t.status == "failed"]
     if failed:
         # on the lower edge: a failed trial has no score
         at = dict(transform=axes.get_xaxis_transform(), clip_on=False, zorder=5)
         axes.scatter(failed, [0.0] * len(failed), marker="x", color=COLOURS["failed"], s=34, label="failed", **at)
-    axes.set(xlabel="trial", ylabel=score_name(result.objective), xlim=(0.3, max(len(result.trials), 1) + 0.7))
+    axes.set(xlabel="trial", ylabel=score_name(result.objective), xlim=(-0.7, max(len(result.trials), 1) - 0.3))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     finish(figure, axes, "no finished trial" if not done else "")
     return figure
@@ -80,8 +82,8 @@ def _draw_random(axes, result):
     draws = np.arange(1, len(result.trials) + 1)
     mean, low, high = expected_best(within, len(draws), outside=outside)
     label = f"random search, expected best (from {sum(t.random for t in finished(result))} samples)"
-    axes.plot(draws, mean, "--", color=COLOURS["random"], lw=1.6, zorder=2, label=label)
-    axes.fill_between(draws, low, high, color=COLOURS["band"], lw=0, zorder=1, label="its 10th to 90th percentile")
+    axes.plot(draws - 1, mean, "--", color=COLOURS["random"], lw=1.6, zorder=2, label=label)
+    axes.fill_between(draws - 1, low, high, color=COLOURS["band"], lw=0, zorder=1, label="its 10th to 90th percentile")
 
 
 def pareto_plot(result: Result) -> Figure:

@@ -96,11 +96,17 @@ def search(
         BadInput: as there; or more workers than the machine has cores for.
     """
     started = time.monotonic()
+    if trial_seconds is not None and not trial_seconds > 0:
+        raise BadInput(f"trial_seconds is {trial_seconds}; it must be above zero")
+    if address is not None:
+        _check_address(address)  # before anything is written
     driver = open_driver(
         space, strategy, evaluation, objective, costs, trials, seconds, seed, eta, macro, out, resume, executor="ray"
     )
-    with contextlib.closing(driver.folder), _connected(address) as own:
-        workers = _workers(workers, cpus, gpus)
+    # a search that is over already needs no cluster
+    connected = contextlib.nullcontext(False) if driver.over else _connected(address)
+    with contextlib.closing(driver.folder), connected as own:
+        workers = 0 if driver.over else _workers(workers, cpus, gpus)
         driver.start()
         results = Results(None if driver.folder.path is None else driver.folder.path.resolve() / ".results")
         driver.adopt(results.read())
@@ -160,7 +166,9 @@ def _check_address(address):
     """Ray itself tries for minutes and then kills the process."""
     host, colon, port = address.removeprefix("ray://").rpartition(":")
     if not colon:
-        return  # "auto" and the like are Ray's to understand
+        if address in ("auto", "local"):
+            return
+        raise BadInput(f"address: '{address}' is none; give host:port or auto, or leave it out")
     try:
         socket.create_connection((host, int(port)), timeout=10).close()
     except (OSError, ValueError) as error:
@@ -186,9 +194,10 @@ def _workers(asked, cpus, gpus):
     if asked is not None and asked < 1:
         raise BadInput(f"workers is {asked}; it must be at least 1")
     if room < 1 or (asked or 1) > room:
+        most = f"ask for at most {room}" if room else "give each of them less"
         have = ", ".join(f"{there.get(k, 0):g} {k}s" for k in ("CPU", "GPU") if k == "CPU" or gpus)
         need = f"{cpus:g} CPUs" + (f" and {gpus:g} GPUs" if gpus else "")
-        raise BadInput(f"workers: {asked or 1} of {need} each do not fit into {have}; ask for at most {room}")
+        raise BadInput(f"workers: {asked or 1} of {need} each do not fit into {have}; {most}")
     return asked or room
 
 

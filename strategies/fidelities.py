@@ -11,6 +11,8 @@ def check_fidelities(name: str, fidelities: Sequence[int], budget: int | None, t
     Raises:
         BadInput: says which.
     """
+    if not isinstance(fidelities, Sequence) or isinstance(fidelities, str):
+        raise BadInput(f"{name}: fidelities are {fidelities!r}; give a list of epochs such as [1, 3]")
     numbers = [f for f in fidelities if isinstance(f, int) and not isinstance(f, bool) and f >= 1]
     if len(numbers) != len(fidelities) or not numbers or numbers != sorted(set(numbers)):
         raise BadInput(f"{name}: fidelities are {list(fidelities)}; give rising whole numbers of epochs such as [1, 3]")
@@ -19,8 +21,8 @@ def check_fidelities(name: str, fidelities: Sequence[int], budget: int | None, t
     if budget is None and trainings is None:
         raise BadInput(f"{name}: give budget=EPOCHS and/or trainings=N")
     for what, value in (("budget", budget), ("trainings", trainings)):
-        if value is not None and value < 1:
-            raise BadInput(f"{name}: {what} is {value}; it must be at least 1")
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+            raise BadInput(f"{name}: {what} is {value}; it must be a whole number of at least 1")
 
 
 def too_small(name: str, fidelities: Sequence[int], budget: int | None, trainings: int | None) -> BadInput:

@@ -115,7 +115,11 @@ def optuna_sampler(
     sampler and kept for the next call as a cache, so whatever a sampler remembers in itself or in the study (the
     generations of NSGA-II, the covariance of CMA-ES) is the same again after a resume.
     """
+    import optuna
+
     name = type(sampler).__name__
+    if not isinstance(sampler, optuna.samplers.BaseSampler):
+        raise BadInput(f"optuna_sampler: sampler is {sampler!r}; give an object such as optuna.samplers.TPESampler()")
     return _strategy(space, sampler, "optuna_sampler", {"sampler": name}, objectives, constraints, 0, first)
 
 
@@ -198,7 +202,7 @@ def _strategy(space, sampler, name, arguments, objectives, constraints, startup=
 
     try:
         _Study(space, masks, sampler, np.zeros(2, np.uint32), objectives, first[:0]).ask()
-    except (ValueError, ImportError) as error:
+    except Exception as error:  # a sampler may be a person's own code
         what = f"{type(sampler).__name__} with {objectives} objective{'s' * (objectives != 1)}"
         raise BadInput(f"{name}: {what}: {_line(error)}") from None
     arguments = arguments | ({"first": first.tolist()} if len(first) else {})

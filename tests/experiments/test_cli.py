@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import shutil
 import sys
 from pathlib import Path
 
@@ -190,6 +191,14 @@ BAD = {
     "mnasnet without target": (["search", "--trials", "1", "--objective", "mnasnet"], "--limit"),
     "cost without file": (["search", "--trials", "1", "--cost", "phone=nothing.json"], "no such file"),
     "cost of a taken name": (["search", "--trials", "1", "--cost", "params=measure"], "taken"),
+    "cost that would hide a file": (["search", "--trials", "1", "--cost", "best=measure"], "best.json of its own"),
+    "budget that is no number": (
+        ["search", "--trials", "4", "--strategy", "asha", "--set", "budget=NaN", "--executor", "local"],
+        "budget is nan; it must be a whole number",
+    ),
+    "setting that is true or false": (["search", "--trials", "4", "--set", "aging=maybe"], "true or false"),
+    "digits that are none": (["import", "arch", "nb201", ARCH, "--input", "²x²x²"], "32x32x3"),
+    "escape codes": (["describe", "\x1b[31mred.json"], "?[31mred.json"),
     "time without unit": (["search", "--time", "90"], "2h"),
     "rungs": (["search", "--trials", "1", "--rungs", "3,1"], "rising"),
     "more workers than cores": (["search", "--trials", "1", "--workers", "9999"], "cores"),
@@ -231,6 +240,75 @@ def test_a_folder_with_a_search_is_not_written_over(nas, folder):
         code, _, err = nas("search", "--objective", "pareto", "--out", folder, *FAST, *words)
         assert code == 2 and says in err and err.count("\n") == 1
     assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
+
+
+def test_out_is_never_written_over_another_kind_of_file(nas, folder, tmp_path):
+    mine = tmp_path / "mine.csv"
+    mine.write_text("arch,lat\n" + "".join(f"{a}-0-1-2-3-4,{1 + a}\n" for a in range(5)))
+    config = tmp_path / "c.json"
+    config.write_bytes((folder / "best.json").read_bytes())
+    before = mine.read_bytes(), config.read_bytes()
+    for words in (
+        ("fit", "--csv", mine, "--value-column", "lat", "--unit", "ms", "--batch", 1, "--out", mine),
+        ("export", config, "--to", "nb201", "--out", config),
+        ("export", config, "--to", "onnx", "--out", mine),
+        ("import", "arch", "nb201", ARCH, "--out", mine),
+        ("import", "table", "ofa", tmp_path, "--out", config),
+        ("import", "table", "grid", mine, "--space", "nasbench201", "--unit", "ms", "--device", "x", "--out", config),
+    ):
+        code, _, err = nas(*words)
+        assert code == 2 and "there is another file already" in err, words
+    assert (mine.read_bytes(), config.read_bytes()) == before
+    assert not nas("import", "arch", "nb201", ARCH, "--out", config)[0]  # a config may take a config's place
+    assert nas("import", "arch", "nb201", ARCH, "--out", tmp_path / "no" / "c.json")[0] == 2
+
+
+def test_a_resume_with_other_options_says_which(nas, folder):
+    words = ["search", "--trials", "5", "--objective", "pareto", "--out", folder, "--resume", *FAST]
+    code, _, err = nas(*[("epochs=2" if word == "epochs=1" else word) for word in words])
+    assert code == 2 and "evaluation recipe epochs is 1, not 2" in err
+
+
+BROKEN = {
+    "nothing": (lambda held: {}, "schema is None"),
+    "newer": (lambda held: held | {"schema": "nas.search/9"}, "reads nas.search/1"),
+    "no space": (lambda held: {k: v for k, v in held.items() if k != "space"}, "'space' is missing"),
+    "costs": (lambda held: held | {"costs": 5}, "'costs' is missing or no object"),
+    "frame": (lambda held: held | {"macro": {"width": "x"}}, "search.json"),
+    "strategy": (lambda held: held | {"strategy": {}}, "'strategy' has no name"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_report_of_a_broken_description(nas, folder, tmp_path, name):
+    change, says = BROKEN[name]
+    shutil.copytree(folder, tmp_path / "run")
+    held = json.loads((folder / "search.json").read_text())
+    (tmp_path / "run" / "search.json").write_text(json.dumps(change(held)))
+    code, _, err = nas("report", tmp_path / "run")
+    assert code == 2 and says in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize("change", [{"row": [9] * 6}, {"row": "x"}, {"row": [0] * 5}, {"id": 999}, {"row": [True] * 6}])
+def test_report_of_an_edited_journal(nas, folder, tmp_path, change):
+    shutil.copytree(folder, tmp_path / "run")
+    journal = tmp_path / "run" / "journal.jsonl"
+    first, *rest = journal.read_text().splitlines()
+    journal.write_text("\n".join([json.dumps(json.loads(first) | change), *rest]) + "\n")
+    code, _, err = nas("report", tmp_path / "run")
+    assert code == 2 and "edited or damaged" in err and err.count("\n") == 1
+
+
+def test_an_address_that_is_none(nas, tmp_path):
+    code, _, err = nas("search", "--trials", 1, "--address", "nonsense", "--out", tmp_path / "a")
+    assert code == 2 and "host:port" in err.splitlines()[-1] and not (tmp_path / "a").exists()
+
+
+def test_help_where_nothing_was_said_and_the_version(nas):
+    code, _, err = nas()
+    assert code == 2 and "Usage" in err and err.count("\n") > 10
+    code, out, _ = nas("--version")
+    assert not code and out.startswith("nas 0.")
 
 
 def test_describe_refuses_a_cost_of_another_frame(nas, folder, tmp_path):

@@ -315,7 +315,7 @@ def test_a_damaged_journal_is_one_line(tmp_path):
     lines = (out / "journal.jsonl").read_text().splitlines()
     for damage, says in (
         ("no json", "line 2"),
-        (lines[2].replace('"id": 1', '"id": 77'), "trial 77"),
+        (lines[2].replace('"id": 1', '"id": 77'), "id 77"),
         ('{"event": "finished", "id": 5}', "id 5"),
     ):
         (out / "journal.jsonl").write_text("\n".join([lines[0], damage, *lines[2:]]) + "\n")
