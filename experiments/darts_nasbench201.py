@@ -25,7 +25,7 @@ from nas.train import Recipe
 from search_spaces.nasbench201 import nasbench201, to_string
 from strategies import ONE_SHOT, darts
 
-SIZES = dict(images=2000, pixels=16, epochs=20, width=8, depth=1, cells=50, batch=64, seeds=3)
+SIZES = dict(images=1000, pixels=16, epochs=16, width=8, depth=1, cells=50, batch=32, seeds=3)
 METHODS = ONE_SHOT | {"darts_unguarded": functools.partial(darts, max_skips=6, eigenvalue=0.0, perturbation=0.0)}
 
 

@@ -8,7 +8,14 @@ import subprocess
 import sys
 import time
 
+import jax
+import jax.numpy as jnp
 import pytest
+
+from experiments.options import defaults_for
+from nas.builder import LayerBuilder
+from nas.network import apply_layers, init_layers
+from nas.train import CLASSIFICATION, descend, optimizer_of
 
 OWN = """
 from nas.space import Decision, Macro, SearchSpace
@@ -108,3 +115,34 @@ def test_killed_and_resumed_finds_what_an_undisturbed_search_finds(nas, inside):
     assert [e["metrics"] for e in a["runs"][0]["epochs"]] == [e["metrics"] for e in b["runs"][0]["epochs"]]
     best = [json.loads((inside / out / "best.json").read_text())["choices"] for out in "ab"]
     assert best[0] == best[1]
+
+
+def test_our_rate_turns_our_kernels_as_far_as_the_papers_turns_pytorchs():
+    """Behind batch norm a kernel's direction alone counts; DARTS's rate .025 is for PyTorch's kernels, U(-b, b)."""
+    share, fan_in = defaults_for((32, 32, 3)).share, 9 * 4
+    net = LayerBuilder((6, 6, 4), (), ())
+    conv = net.conv(net.input, 512, 3)  # many, so that what is drawn has the size that is meant
+    layers = net.finish(net.global_avg_pool(net.activation(net.batch_norm(conv))))
+    weights, stats = init_layers(layers, jax.random.key(0))
+    ours = weights["conv"]["kernel"]
+    bound = fan_in**-0.5
+    theirs = ours * (bound / 3**0.5 / ours.std())  # the same directions, of the size that PyTorch draws
+    x, labels = jax.random.normal(jax.random.key(1), (64, 6, 6, 4)), jnp.arange(64)
+
+    def directions(kernel, recipe):
+        optimizer = optimizer_of(recipe)
+        moments, trained = optimizer.init(kernel), kernel
+        for _ in range(5):
+
+            def loss(kernel):
+                out, _ = apply_layers(layers, weights | {"conv": {"kernel": kernel}}, stats, x, train=True)
+                return CLASSIFICATION.loss(out, labels, recipe).mean()
+
+            step = jax.jit(lambda k, m: descend(optimizer, k, m, jax.grad(loss)(k), jnp.float32(recipe.learning_rate)))
+            trained, moments = step(trained, moments)
+        return trained / jnp.linalg.norm(trained), kernel / jnp.linalg.norm(kernel)
+
+    recipe = share.replace(gradient_clip=0.0)
+    found, start = directions(ours, recipe)
+    wanted, _ = directions(theirs, recipe.replace(learning_rate=0.025, weight_decay=3e-4))
+    assert jnp.linalg.norm(found - wanted) < 0.02 * jnp.linalg.norm(wanted - start)
