@@ -126,6 +126,8 @@ def main() -> None:
         for name, (pipe, *_) in workers.items():
             pipe.send(True)
             rounds[name].append(pipe.recv())
+    for pipe, *_ in workers.values():
+        pipe.send(False)
     print(f"width {o.width}, {o.depth} cells, batch {o.batch}, {o.rounds} rounds of {o.steps} steps, {o.cores} cores")
     for label, (*_, (wall, cpu)) in (("cold", cold), ("cached", workers[OURS])):
         print(f"ours to the first step, {label:7}{wall:8.1f} s, {cpu:6.1f} CPU s")
