@@ -2,9 +2,9 @@
 
 Cai et al., "Once-for-All", ICLR 2020. Sub-networks are measured (a) in the shared weights, batch norm recalibrated,
 nothing trained; (b) trained alone on as many images as the whole supernet run; (b') alone on that number divided by
-the number of sub-networks compared; (c) with the weights of a single-stage supernet. Then a predictor of accuracies is
-fitted to more of (a), and an architecture found for each device and limit. A run that was killed goes on with the same
-command. Run: ``python -m experiments.once_for_all --out runs/ofa [--quick]``.
+the number of sub-networks compared; (c) with the weights of a single-stage supernet: as many images, and two networks
+a step, the mean of (a). Then a predictor of accuracies is fitted to more of (a), and an architecture found for each
+device and limit. A killed run goes on with the same command: ``python -m experiments.once_for_all --out runs/ofa``.
 """
 
 import argparse
@@ -54,8 +54,8 @@ def main() -> None:
     recipe = Recipe(epochs=o.epochs, batch=64, learning_rate=0.1, weight_decay=1e-4, warmup=0.05, augment=AUGMENT)
     macro = Macro(o.width, 1, data.input_shape, data.num_classes)
 
-    def shared(rule):
-        sharing = Sharing(space, partial(once_for_all, space, rule=rule), data, recipe, macro)
+    def shared(rule, **settings):
+        sharing = Sharing(space, partial(once_for_all, space, rule=rule, **settings), data, recipe, macro)
         return inherited(sharing, sharing.train(o.seed, o.out / f"{rule}.safetensors"), notes, rule)
 
     rows, of_shared = spread(space, macro, o.networks, o.seed), shared("progressive")
@@ -64,7 +64,7 @@ def main() -> None:
     found = specialised(space, *known, devices(space, o.rounds, o.out), of_shared, o.seed)
     write_json(o.out / "specialised.json", found)
     draw(found, o.out / "devices.png")
-    single, train_alone = shared("single_stage"), alone(space, data, recipe, macro, o.seed, notes)
+    single, train_alone = shared("single_stage", sampled=2), alone(space, data, recipe, macro, o.seed, notes)
     accuracies = {
         "a": [of_shared(row) for row in rows],
         "c": [single(row) for row in rows],

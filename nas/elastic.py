@@ -245,7 +245,7 @@ class _Share(_Flat, _Collect):
             self.kinds[decision] = "resolution"
             return max(results, key=self.shape)
         for kind, attribute in (("kernel", "kernel"), ("expand", "features")):
-            if len({_seen(walk, attribute) for walk in walks}) > 1:
+            if _varies(walks, attribute):
                 self.kinds[decision] = kind
                 break
         return self._alike(results, f"choice '{decision}'")
@@ -259,9 +259,17 @@ class _Share(_Flat, _Collect):
         return super().width(decision, of)
 
 
-def _seen(layers, attribute):
-    """The values of an attribute under each name."""
-    return frozenset((layer.name, layer.attributes[attribute]) for layer in layers if attribute in layer.attributes)
+def _varies(walks, attribute):
+    """Whether a layer of one name has other values in another branch; some branches may not have it at all."""
+    seen: dict[str, set[frozenset]] = {}
+    for walk in walks:
+        values: dict[str, set] = {}  # several where a choice inside decides
+        for layer in walk:
+            if attribute in layer.attributes:
+                values.setdefault(layer.name, set()).add(layer.attributes[attribute])
+        for name, found in values.items():
+            seen.setdefault(name, set()).add(frozenset(found))
+    return any(len(found) > 1 for found in seen.values())
 
 
 class _ElasticRun(_Flat, _Run):

@@ -19,7 +19,7 @@ from nas.errors import BadInput
 from nas.evaluate import CandidateFailed
 from nas.network import BATCH_NORM_MOMENTUM
 from nas.supernet import Supernet
-from nas.train import Recipe
+from nas.train import Recipe, data_mesh, on_all, spread_over
 
 State = Any  # a pytree of arrays
 
@@ -114,6 +114,7 @@ def train_shared(
     checkpoint: str | os.PathLike | None = None,
     seconds: float | None = None,
     observer: Callable[[int, Mapping[str, float]], None] = lambda done, metrics: None,
+    devices: int = 1,
 ) -> Shared:
     """Trains shared weights, going on from `checkpoint` if that file exists.
 
@@ -129,10 +130,11 @@ def train_shared(
         checkpoint: file; None keeps everything in memory.
         seconds: wall time of this call after which it stops, to be resumed.
         observer: called with (steps done, metrics of the last one).
+        devices: share each batch.
 
     Raises:
         CandidateFailed: the training diverged, and did so again after it had gone back to the last good epoch.
-        BadInput: a checkpoint of another method, space or version.
+        BadInput: a checkpoint of another method, space or version; fewer devices, or a batch that they cannot share.
 
     A keyboard interrupt saves, and returns what is there.
     """
@@ -141,7 +143,11 @@ def train_shared(
     batch, total = batch_size(recipe, *sizes), step_count(recipe, *sizes)
     steps = total // recipe.epochs
     key = jax.random.key(seed)
-    program = _program(method, recipe, total)
+    mesh = data_mesh(devices)
+    if batch % devices:
+        raise BadInput(f"devices: {devices} cannot share a batch of {batch} images; make it a multiple of {devices}")
+    program, whole = _program(method, recipe, total, spread_over(mesh)), on_all(mesh)
+    splits = whole(splits)
     run = _Run(*jax.jit(functools.partial(_begin, method, splits, batch))(jax.random.fold_in(key, 0)))
     record: list[dict[str, Any]] = []
     before = 0.0
@@ -178,7 +184,7 @@ def train_shared(
             first, count = run.epoch * steps + run.step, min(CHUNK, steps - run.step)
             orders = [_order(n, batch, jax.random.fold_in(key, 2 + i), first, count) for i, n in enumerate(sizes)]
             step_key = jax.random.fold_in(jax.random.fold_in(key, 1), run.retries)
-            state, sums, last = program(run.state, run.sums, splits, orders, step_key, first, count)
+            state, sums, last = program(*whole((run.state, run.sums, splits, orders, step_key, first, count)))
             if not all(math.isfinite(float(value)) for value in sums.values()):
                 if run.retries:
                     raise CandidateFailed(f"{_diverged(sums, run.epoch)}, and again after going back; {ADVICE}")
@@ -218,7 +224,7 @@ def _begin(method, splits, batch, key):
     return state, {name: jnp.float32(0) for name in metrics}
 
 
-def _program(method, recipe, total):
+def _program(method, recipe, total, spread):
     """Up to CHUNK steps, compiled once for any number of them."""
     augmentation = augment(recipe.augment)
 
@@ -227,8 +233,8 @@ def _program(method, recipe, total):
         def body(i, carry):
             state, sums, _ = carry
             augment_key, step_key = jax.random.split(jax.random.fold_in(key, first + i))
-            x, labels = gather(splits[0], orders[0][i])
-            train, valid = Batch(augmentation(augment_key, x), labels), Batch(*gather(splits[1], orders[1][i]))
+            (x, labels), valid = (gather(s, spread(order[i])) for s, order in zip(splits, orders, strict=True))
+            train, valid = Batch(augmentation(augment_key, x), labels), Batch(*valid)
             state, metrics = method.step(state, train, valid, step_key, (first + i) / jnp.float32(total))
             metrics = {name: jnp.float32(value) for name, value in metrics.items()}
             return state, {name: sums[name] + value for name, value in metrics.items()}, metrics

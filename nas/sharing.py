@@ -51,6 +51,7 @@ class Sharing:
         macro: the frame; its input and classes are replaced by those of the data. None: the space's.
         data_options: further arguments of `nas.data.load`, such as ``limit``.
         task: loss and metrics.
+        devices: split each batch over so many devices of a worker.
     """
 
     space: SearchSpace
@@ -60,6 +61,7 @@ class Sharing:
     macro: Macro | None = None
     data_options: Mapping[str, Any] = field(default_factory=dict)
     task: Task = CLASSIFICATION
+    devices: int = 1
 
     def __post_init__(self):
         for_any_network(self.recipe)
@@ -118,6 +120,7 @@ class Sharing:
             checkpoint=checkpoint,
             seconds=seconds,
             observer=lambda done, metrics: watch(seed, done, metrics),
+            devices=self.devices,
         )
 
 

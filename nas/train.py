@@ -213,18 +213,14 @@ def make_program(
         network: a supernet, or one resolved network through `nas.supernet.network_supernet`.
         recipe: how to train; its `epochs` are not read, the length is an argument of `train`.
         task: loss and metrics.
-        mesh: devices with an axis named ``data`` over which each batch is split; weights are copied to each. None is
-            one device. Batch norm sees the whole batch either way.
+        mesh: devices that share each batch, see `spread_over`; weights are copied to each.
     """
     if network.training is None:
         for_any_network(recipe)
     optimizer = optimizer_of(recipe)
     precision = PRECISIONS[recipe.precision]
     cast = functools.partial(_cast, dtype=precision.compute)
-    augmentation = augment(recipe.augment)
-
-    def spread(x):
-        return x if mesh is None else jax.lax.with_sharding_constraint(x, NamedSharding(mesh, PartitionSpec("data")))
+    augmentation, spread = augment(recipe.augment), spread_over(mesh)
 
     def forward(weights, stats, x, choice, train, key):
         out, stats, _ = network.apply(cast(weights), stats, cast(x), choice, train=train, key=key)
@@ -305,6 +301,27 @@ def over_split(
         return {name: jnp.where(place < count, v, 0).sum() for name, v in found.items()}
 
     return jax.tree.map(lambda v: v.sum() / count, jax.lax.map(measure, places))
+
+
+def spread_over(mesh: Mesh | None) -> Callable[[jax.Array], jax.Array]:
+    """``(x) -> x`` that splits an array's first axis over the axis ``data`` of a mesh, inside of `jax.jit`.
+
+    Applied to the places of a batch it makes training data parallel; batch norm sees the whole batch all the same. None
+    is one device, and changes nothing.
+    """
+    if mesh is None:
+        return lambda x: x
+    return lambda x: jax.lax.with_sharding_constraint(x, NamedSharding(mesh, PartitionSpec("data")))
+
+
+def on_all(mesh: Mesh | None) -> Callable[[Any], Any]:
+    """``(tree) -> tree`` that puts arrays whole on every device of a mesh; None changes nothing.
+
+    Where an argument lies is part of what `jax.jit` compiles for: put all of them there, and it compiles once.
+    """
+    if mesh is None:
+        return lambda tree: tree
+    return lambda tree: jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
 
 
 def _cast(tree, dtype):

@@ -22,9 +22,27 @@ from nas.space import Macro, SearchSpace
 from nas.train import CLASSIFICATION, PRECISIONS, Recipe, Task, descend, learning_rate_at, optimizer_of
 
 RULES = ("progressive", "sandwich", "single_stage")
-SHRINKING = ("kernel", "depth", "expand", "width")  # in the paper's order
-# of the epochs that shrink one property, those with its last option; the paper has 120 after 25
-LAST_OPTION = 3.0
+
+
+class Shrinking(NamedTuple):
+    """How one property shrinks: shares of `sampled` and of `shrinking_rate`."""
+
+    networks: float
+    rate: float
+
+
+# In the paper's order. The authors' code (train_ofa_net.py) samples 1, 2, 4 networks and starts at rates of .96, .24,
+# .24 where the largest network had 2.6; it adds up the gradients of networks and of two losses, which are averaged
+# here: 1.92, .96 and 1.92 in all. Widths, which that run does not shrink, go as ratios do.
+SHRINKING = {
+    "kernel": Shrinking(0.25, 1.0),
+    "depth": Shrinking(0.5, 0.5),
+    "expand": Shrinking(1.0, 1.0),
+    "width": Shrinking(1.0, 1.0),
+}
+# epochs with the last option of a property for each epoch with one before it, 125 and 25 in the authors' code, where
+# the rates are as .24 and .08
+LAST_OPTION, EARLIER_RATE = 5.0, 1 / 3
 
 
 class State(NamedTuple):
@@ -44,7 +62,9 @@ class Phase(NamedTuple):
     name: str
     end: int  # after this epoch
     allowed: np.ndarray  # bool[L, K]
-    sort: int  # channels are sorted before it, but for so many widths in use; 0: they are not
+    networks: int  # sampled in each step
+    rate: float  # of the recipe's
+    sort: int = 0  # channels are sorted before it, but for so many widths in use; 0: they are not
 
 
 def once_for_all(
@@ -55,9 +75,9 @@ def once_for_all(
     steps: int,
     task: Task = CLASSIFICATION,
     rule: str = "progressive",
-    sampled: int = 2,
-    teacher: float = 0.4,
-    shrinking_rate: float = 0.37,
+    sampled: int = 4,
+    teacher: float = 0.3,
+    shrinking_rate: float = 0.74,
     distillation: float = 1.0,
     transforms: bool = True,
 ) -> OneShot:
@@ -68,8 +88,9 @@ def once_for_all(
     the largest on labels, and the smallest and random ones on what the largest says. ``single_stage``: random networks
     on labels from the first step on, for comparison.
 
-    Gradients of a step's networks are averaged, and both losses too, where once-for-all's code adds them up: the
-    learning rate then means the same in every phase.
+    Lengths, rates and networks of the phases are in the proportions of the authors' code. Gradients of a step's
+    networks are averaged, and both losses too, where it adds them up: the learning rate then means the same in every
+    phase, and the defaults here make up for it.
 
     Args:
         space: with elastic decisions, such as `ofa_mbv3`.
@@ -78,9 +99,11 @@ def once_for_all(
         steps: of the whole training.
         task: its loss; distillation is the cross-entropy to what the teacher says.
         rule: one of ``progressive``, ``sandwich`` and ``single_stage``.
-        sampled: networks a step. The paper has 1 for kernels, 2 for depths and 4 for ratios; the sandwich of BigNAS 4.
-        teacher: share of the epochs that train the largest network, 180 of 470 in the paper's ImageNet run.
-        shrinking_rate: of the learning rate, for what follows; 0.96 after 2.6 in the paper's code.
+        sampled: networks a step, as in the sandwich of BigNAS. While only kernels shrink it is a quarter of them, and
+            then half, which is 1, 2 and 4 as in the authors' code.
+        teacher: share of the epochs that train the largest network; 180 of 605 in the paper's ImageNet run.
+        shrinking_rate: of the learning rate, for what follows; 2 x 0.96 after 2.6 in the authors' code, and half of it
+            while depths shrink.
         distillation: weight of the teacher's loss beside the labels' 1, as in the paper.
         transforms: learned maps from larger to smaller kernels.
 
@@ -89,7 +112,7 @@ def once_for_all(
     """
     _check(rule, sampled, teacher, shrinking_rate, distillation)
     shared = share(space, macro)
-    if not set(shared.kinds.values()) & set(SHRINKING):
+    if not SHRINKING.keys() & set(shared.kinds.values()):
         raise BadInput(f"once_for_all: no decision of '{space.name}' is a kernel, depth, ratio or width to share")
     network = elastic_supernet(space, macro, transforms=transforms)
     ends = [extreme(space, shared.kinds, largest) for largest in (True, False)]
@@ -99,9 +122,9 @@ def once_for_all(
     cast = lambda tree: jax.tree.map(lambda a: a.astype(compute), tree)  # noqa: E731
     progressive = rule == "progressive"
     if progressive:
-        phases = _phases(space, shared.kinds, recipe.epochs, teacher)
+        phases = _phases(space, shared.kinds, recipe.epochs, teacher, sampled, shrinking_rate)
     else:
-        phases = [Phase("all networks", recipe.epochs, _all_options(space), 0)]
+        phases = [Phase("all networks", recipe.epochs, _all_options(space), sampled, 1.0)]
     groups = channel_groups(space, macro)
 
     def init(key):
@@ -112,12 +135,13 @@ def once_for_all(
 
     ends_at = np.asarray([phase.end for phase in phases], np.float32) / recipe.epochs
     spans = jnp.asarray(np.stack([np.concatenate([[0], ends_at[:-1]]), ends_at]), jnp.float32)
+    rates = jnp.asarray([phase.rate for phase in phases], jnp.float32)
+    networks = jnp.asarray([phase.networks for phase in phases], jnp.int32)
 
     def rate(progress, phase):
         start, end = spans[:, phase]
         length = jnp.maximum(end - start, 1 / steps) * steps
-        own = learning_rate_at(recipe, (progress - start) * steps, length)
-        return jnp.where(phase > 0, shrinking_rate, 1.0) * own
+        return rates[phase] * learning_rate_at(recipe, (progress - start) * steps, length)
 
     def teach(teacher, x):
         # with statistics of the batch, as in once-for-all's code
@@ -150,7 +174,7 @@ def once_for_all(
         says = jnp.zeros((len(train.x), macro.classes))
         if progressive:
             says = jax.lax.cond(taught, lambda: teach(state.teacher, train.x), lambda: says)
-        count = jnp.where(state.phase > 0, sampled, 1) if progressive else sampled
+        count = networks[state.phase]
         start = jax.tree.map(jnp.zeros_like, state.weights), state.stats, says, jnp.float32(0)
         total, stats, _, value = jax.lax.fori_loop(0, count, one, start)
         mean = jax.tree.map(lambda g: g / count, total)
@@ -196,7 +220,14 @@ def _draw(space: SearchSpace, allowed: jax.Array, key: jax.Array) -> jax.Array:
     return row
 
 
-def _phases(space: SearchSpace, kinds: Mapping[str, str], epochs: int, teacher: float) -> list[Phase]:
+def _phases(
+    space: SearchSpace,
+    kinds: Mapping[str, str],
+    epochs: int,
+    teacher: float,
+    sampled: int,
+    shrinking_rate: float,
+) -> list[Phase]:
     """The largest network, then kernels all at once, then depths, ratios and widths, the next smaller one at a time."""
     elastic = {i: (kinds.get(d.name), d) for i, d in enumerate(space.decisions) if kinds.get(d.name) in SHRINKING}
 
@@ -207,21 +238,21 @@ def _phases(space: SearchSpace, kinds: Mapping[str, str], epochs: int, teacher: 
             allowed[i, ranked(decision)[-counts.get(kind, 1) :]] = True
         return allowed
 
-    plan: list[tuple[float, str, dict[str, int], int]] = []  # length, and as in Phase
+    phases = [Phase("the largest network", max(1, round(teacher * epochs)), mask({}), 1, 1.0)]
+    lengths: list[float] = []
     counts: dict[str, int] = {}
-    for kind in SHRINKING:
+    for kind, (networks, rate) in SHRINKING.items():
         most = max((len(d.options) for k, d in elastic.values() if k == kind), default=1)
-        joining = [n for n in range(2, most + 1) if kind != "kernel" or n == most]
-        whole = len(joining) - 1 + LAST_OPTION
-        for n in joining:
+        for n in range(2 if kind != "kernel" else max(2, most), most + 1):
             counts = {**counts, kind: n}
-            name = f"{kind}: all options" if n == most else f"{kind}: the {n} largest options"
-            length = (LAST_OPTION if n == most else 1.0) / whole
-            plan.append((length, name, counts, n - 1 if kind == "expand" else 0))
-    spans = np.cumsum([length for length, *_ in plan])
-    ends = [round(epochs * (teacher + (1 - teacher) * span / spans[-1])) for span in spans]
-    found = [Phase("the largest network", max(1, round(teacher * epochs)), mask({}), 0)]
-    return found + [Phase(name, end, mask(c), sort) for end, (_, name, c, sort) in zip(ends, plan, strict=True)]
+            last = n == most
+            name = f"{kind}: all options" if last else f"{kind}: the {n} largest options"
+            own = shrinking_rate * rate * (1.0 if last else EARLIER_RATE)
+            lengths.append(LAST_OPTION if last else 1.0)
+            each = max(1, round(networks * sampled))
+            phases.append(Phase(name, 0, mask(counts), each, own, n - 1 if kind == "expand" else 0))
+    ends = epochs * (teacher + (1 - teacher) * np.cumsum(lengths) / sum(lengths))
+    return phases[:1] + [p._replace(end=round(end)) for p, end in zip(phases[1:], ends, strict=True)]
 
 
 def _all_options(space: SearchSpace) -> np.ndarray:

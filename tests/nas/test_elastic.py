@@ -1,4 +1,4 @@
-"""Sub-networks of an elastic supernet against the same networks alone: outputs, training, and the order of channels."""
+"""An elastic block: what a slice is, what moves in a step, the order of channels; conformance has the spaces."""
 
 from functools import partial
 
@@ -83,18 +83,6 @@ def flax_network(case, row, weights, stats):
         if isinstance(module, nnx.Conv):
             module.conv_general_dilated = jax.lax.conv_general_dilated
     return model
-
-
-def test_fifty_extracted_networks_give_what_the_supernet_gives(case):
-    supernet, weights, stats, x, _ = case
-    predict = jax.jit(lambda row: supernet.apply(weights, stats, x, row, train=False)[0])
-    rows = np.asarray(SPACE.sample(jax.random.key(1), 50))
-    assert len(np.unique(rows, axis=0)) > 20  # of 42
-    for row in rows:
-        model = flax_network(case, row, weights, stats)
-        model.eval()
-        np.testing.assert_allclose(predict(row), model(x), rtol=1e-4, atol=1e-4)
-    assert predict._cache_size() == 1
 
 
 def test_three_steps_in_the_supernet_are_three_of_the_extracted_network(case, step):
@@ -192,6 +180,9 @@ def test_what_each_decision_is_follows_from_the_network():
     assert kinds["resolution"] == "resolution" and kinds["stage_1_layers"] == "depth"
     assert kinds["layer_7_kernel"] == "kernel" and kinds["layer_7_expand"] == "expand"
     assert set(share(nats_size(), nats_size().macro).kinds.values()) == {"width"}
+    # without its first convolution a block of ratio 1 is one of another ratio all the same
+    small = ofa_mbv3_small(expands=(1, 2))
+    assert share(small, small.macro).kinds["layer_1_expand"] == "expand"
 
 
 def test_resolutions_share_all_weights():

@@ -1,5 +1,9 @@
 """Progressive shrinking: who is trained when, what the teacher is, and what a step of each rule computes."""
 
+import inspect
+import os
+import subprocess
+import sys
 from functools import partial
 
 import jax
@@ -18,9 +22,9 @@ from nas.one_shot import Batch, train_shared
 from nas.sharing import Inherited, Sharing
 from nas.space import Macro
 from nas.train import Recipe
-from search_spaces import nasbench201
+from search_spaces import nasbench201, ofa_mbv3
 from search_spaces.mobile import Frame, Stage, mobile_space
-from strategies.once_for_all import once_for_all
+from strategies.once_for_all import _phases, once_for_all
 
 OPTIONS = {"kernel": (3, 5), "expand": (1.5, 2, 3), "layers": (1, 2)}
 SPACE = mobile_space("elastic", Frame(8, (Stage(8, 2, 2, {}, OPTIONS),), head=16), macro=Macro(8, 1, (8, 8, 1), 10))
@@ -64,6 +68,29 @@ def test_properties_shrink_one_after_the_other(trained):
     events = [event for entry in shared.record for event in entry["events"]]
     assert [event["event"] for event in events] == ["phase"] * 4
     assert [("sorted" in event["why"]) for event in events] == [False, False, True, True]
+
+
+def test_phases_are_those_of_the_authors_code():
+    """Epochs, networks a step, and rates; theirs are for gradients added over networks and two losses, on 32 GPUs."""
+    space = ofa_mbv3(resolutions=(224,))
+    defaults = {name: p.default for name, p in inspect.signature(once_for_all).parameters.items()}
+    settings = [defaults[name] for name in ("teacher", "sampled", "shrinking_rate")]
+    found = _phases(space, share(space, space.macro).kinds, 605, *settings)
+    lengths, networks = [180, 125, 25, 125, 25, 125], [1, 1, 2, 2, 4, 4]
+    rates = [
+        2.6,
+        *(32 * rate * 2 * n for rate, n in zip((3e-2, 2.5e-3, 7.5e-3, 2.5e-3, 7.5e-3), networks[1:], strict=True)),
+    ]
+    assert [phase.networks for phase in found] == networks
+    np.testing.assert_allclose([phase.end for phase in found], np.cumsum(lengths), atol=2)
+    np.testing.assert_allclose([phase.rate for phase in found], np.divide(rates, 2.6), rtol=0.01)
+
+
+def test_the_schedule_runs_anew_in_each_phase(trained):
+    _, _, shared = trained
+    starts = [entry["epoch"] for entry in shared.record if entry["events"]]
+    rates = [entry["metrics"]["learning_rate"] for entry in shared.record]
+    assert len(starts) == 4 and all(rates[epoch] > rates[epoch - 1] for epoch in starts[1:])
 
 
 def test_only_trained_options_move(trained):
@@ -155,6 +182,52 @@ def test_a_step_is_the_mean_gradient_of_its_networks(rule):
     assert np.isclose(metrics["learning_rate"], 0.05)
     found = jax.tree.map(lambda a, b: (a - b) / 0.05, weights, method.shared(after)[0])
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), found, expected)
+
+
+def test_two_devices_train_what_one_does():
+    """In a process of its own, because the number of devices is fixed when JAX starts."""
+    code = """
+import jax, jax.numpy as jnp, numpy as np
+from functools import partial
+from nas import one_shot
+from nas.data import load
+from nas.errors import BadInput
+from nas.sharing import Sharing
+from nas.space import Macro
+from nas.train import Recipe, data_mesh, on_all, spread_over
+from search_spaces.mobile import Frame, Stage, mobile_space
+from strategies.once_for_all import once_for_all
+
+mesh = data_mesh(2)
+x = on_all(mesh)(jnp.ones((4, 3)))
+assert "all-reduce" in jax.jit(lambda x: spread_over(mesh)(x).sum(0)).lower(x).compile().as_text()
+
+programs, make = [], one_shot._program
+one_shot._program = lambda *given: programs.append(make(*given)) or programs[-1]
+stage = Stage(8, 1, 2, {}, {"kernel": (3, 5), "expand": (1, 2)})
+space = mobile_space("elastic", Frame(8, (stage,), head=16), macro=Macro(8, 1, (8, 8, 1), 10))
+data, found = load("digits", limit=128), []
+for devices in (1, 2):
+    sharing = Sharing(space, partial(once_for_all, space), data, Recipe(epochs=6, batch=32), devices=devices)
+    shared = sharing.train(0)
+    assert sum(len(entry["events"]) for entry in shared.record) == 2  # kernels, ratios
+    found.append(sharing.method.shared(shared.state))
+jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3), *found)
+assert [program._cache_size() for program in programs] == [1, 1]
+try:
+    Sharing(space, partial(once_for_all, space), data, Recipe(batch=31), devices=2).train(0)
+except BadInput as error:
+    assert "2 cannot share a batch of 31 images" in str(error)
+else:
+    raise AssertionError("a batch of 31 was split")
+"""
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=2"
+    environment = {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": os.pathsep.join(sys.path)}
+    environment["JAX_COMPILATION_CACHE_DIR"] = jax.config.values["jax_compilation_cache_dir"]
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
 
 
 @pytest.mark.parametrize(
