@@ -13,13 +13,14 @@ import numpy as np
 from experiments.tables import column, read_csv
 from nas.errors import BadInput
 from nas.predict import encoding, ridge
+from nas.result import Result, longest
 from nas.space import SearchSpace
 from nas.summary import spearman
 from search_spaces.once_for_all import DEPTHS, EXPANDS, KERNELS, STAGES, from_encoding
 
 LAYERS = max(DEPTHS) * len(STAGES)
 PUBLISHED_RESOLUTIONS = tuple(range(112, 225, 16))
-SPLITS, HELD_OUT = 5, 0.2
+SPLITS, HELD_OUT, FEWEST = 5, 0.2, 50
 
 
 class AccuracyModel(NamedTuple):
@@ -112,10 +113,26 @@ def fitted(path: Path, space: SearchSpace, seed: int = 0) -> AccuracyModel:
         except ValueError as error:  # BadInput is one
             raise BadInput(f"{path}, row {number}: {' '.join(str(error).split())}") from None
     y = _numbers(column(columns, "top1", str(path)), path)[known]
-    if len(y) < 50 or not ((y > 0) & (y <= 1)).all():
-        raise BadInput(f"{path}: needs at least 50 networks with top1 from 0 to 1, a share and not per cent")
+    if len(y) < FEWEST or not ((y > 0) & (y <= 1)).all():
+        raise BadInput(f"{path}: needs at least {FEWEST} networks with top1 from 0 to 1, a share and not per cent")
     found = cross_checked(np.stack(rows), y, space, f"networks of {path.name}", seed)
     return found._replace(left_out=known.count(False))
+
+
+def searched(result: Result, folder: Path, seed: int = 0) -> AccuracyModel:
+    """A ridge regression on the networks that a search measured, such as those in the weights of a supernet.
+
+    Raises:
+        BadInput: too few.
+    """
+    done = longest(result.trials)
+    if len(done) < FEWEST:
+        raise BadInput(
+            f"{folder}: {len(done)} networks were measured there, and a predictor needs {FEWEST}; search again with "
+            f"--trials {2 * FEWEST}"
+        )
+    rows, y = np.stack([t.row for t in done]), np.asarray([t.metrics["accuracy"] for t in done])
+    return cross_checked(rows, y, result.space, f"networks of {folder}", seed)
 
 
 def cross_checked(rows: np.ndarray, y: np.ndarray, space: SearchSpace, source: str, seed: int = 0) -> AccuracyModel:

@@ -250,9 +250,10 @@ def measure(
 
 @app.command()
 def specialize(
-    space: Annotated[str, typer.Option(help="ofa_mbv3")] = "ofa_mbv3",
+    space: Annotated[str | None, typer.Option(help="ofa_mbv3, or that of --accuracy-run")] = None,
     accuracy_predictor: Annotated[Path | None, typer.Option(help="once-for-all's published predictor, .npz")] = None,
     accuracy_csv: Annotated[Path | None, typer.Option(help="measured networks: ks, e, d, image_size, top1")] = None,
+    accuracy_run: Annotated[Path | None, typer.Option(help="run folder of a search: the networks it measured")] = None,
     cost: CostOption = [],  # noqa: B006
     limit: Annotated[list[str], typer.Option("--limit", help="NAME=20ms; each is a target of its own")] = [],  # noqa: B006
     set_: Set = [],  # noqa: B006

@@ -39,7 +39,7 @@ from nas.journal import RunFolder
 from nas.near import near
 from nas.progress import progress
 from nas.report import write_report
-from nas.result import priced, trial_rows
+from nas.result import Result, priced, trial_rows
 from nas.search import search
 from nas.space import Macro
 from nas.summary import baselines, front_volume, score_name, table, why_nothing
@@ -322,13 +322,17 @@ def summary_json(result) -> dict[str, Any]:
     }
 
 
-def report(folder: Path, own: str | None) -> None:
-    """`nas report`: everything that can be made again from search.json and journal.jsonl."""
+def reopened(folder: Path, own: str | None) -> Result:
+    """What a run folder holds, from search.json, journal.jsonl and its tables alone."""
     described = read_description(folder)
     spaces = known_spaces(own, SPACES)
     space = configs.make_space(described["space"]["name"], described["space"]["arguments"], spaces)
-    macro = Macro(**described["macro"])
-    costs = read_costs([f"{n}={folder / n}.json" for n in described["costs"]], space.at(macro), None)
-    result = reopen(folder, space.at(macro), costs)
-    write_outputs(result, defaults_for(macro.input).train)
+    space = space.at(Macro(**described["macro"]))
+    return reopen(folder, space, read_costs([f"{n}={folder / n}.json" for n in described["costs"]], space, None))
+
+
+def report(folder: Path, own: str | None) -> None:
+    """`nas report`: everything that can be made again from search.json and journal.jsonl."""
+    result = reopened(folder, own)
+    write_outputs(result, defaults_for(result.space.macro.input).train)
     print(f"written to {folder}/report.html")

@@ -8,6 +8,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from experiments import accuracy_models
+from experiments.accuracy_models import AccuracyModel
 from experiments.cli import show
 from experiments.options import (
     accepted,
@@ -18,6 +19,7 @@ from experiments.options import (
     space_factory,
     split_sets,
 )
+from experiments.run_search import reopened
 from hw_models import block_table
 from nas import config as configs
 from nas.errors import BadInput
@@ -30,14 +32,18 @@ from nas.specialize import Evolution, Specialized, Target, specialize
 from search_spaces import SPACES
 from search_spaces.once_for_all import to_encoding
 
+EVOLUTION = [f.name for f in fields(Evolution)]
+ENCODED = ("ofa_mbv3", "ofa_mbv3_small")
+
 
 @dataclass(frozen=True)
 class Options:
     """The options of the command line, by their names."""
 
-    space: str
+    space: str | None
     accuracy_predictor: Path | None
     accuracy_csv: Path | None
+    accuracy_run: Path | None
     cost: list[str]
     limit: list[str]
     set: list[str]
@@ -49,17 +55,14 @@ class Options:
 
 def main(o: Options) -> None:
     """Runs one specialisation."""
-    if (o.accuracy_predictor is None) == (o.accuracy_csv is None):
-        raise BadInput("accuracy: give one of --accuracy-predictor FILE.npz and --accuracy-csv FILE.csv")
+    if sum(given is not None for given in (o.accuracy_predictor, o.accuracy_csv, o.accuracy_run)) != 1:
+        raise BadInput(
+            "accuracy: give one of --accuracy-predictor FILE.npz, --accuracy-csv FILE.csv and --accuracy-run FOLDER"
+        )
     if o.out is not None and o.out.exists() and any(o.out.iterdir() if o.out.is_dir() else [o.out]):
         raise BadInput(f"--out {o.out}: it is not empty; give another folder")
     use_compilation_cache()
-    space, settings = _space(o)
-    model = (
-        accuracy_models.published(o.accuracy_predictor, space)
-        if o.accuracy_predictor
-        else accuracy_models.fitted(o.accuracy_csv, space, o.seed)
-    )
+    space, settings, model = _searched(o) if o.accuracy_run else _known(o)
     if model.left_out:
         known = ", ".join(map(str, space.decisions[0].options))
         print(
@@ -77,23 +80,39 @@ def main(o: Options) -> None:
         return show(told)
     for entry in told["targets"]:
         figure = f"{entry['quantity']} {entry[entry['column']]:.2f} {entry['unit']}"
-        frame = f"resolution {entry['r']}, layers {entry['d']}"
-        print(f"{entry['name']} within {entry['limit']:g}: predicted top-1 {entry['top1']:.4f}, {figure}, {frame}")
+        frame = f", resolution {entry['r']}, layers {entry['d']}" if "r" in entry else ""
+        print(f"{entry['name']} within {entry['limit']:g}: predicted top-1 {entry['top1']:.4f}, {figure}{frame}")
     runs, compiling = f"{len(targets)} limits x {o.seeds} seeds", f"{told['compile_seconds']:.1f} s"
     print(f"{told['seconds']:.1f} s for {runs}, and {compiling} to compile")
     if o.out is not None:
         print(f"written to {o.out}; train one with: nas train {o.out}/{_file(found.targets[0])} --data FOLDER")
 
 
-def _space(o: Options) -> tuple[SearchSpace, Evolution]:
-    factory = space_factory(o.space, SPACES)
+def _searched(o: Options) -> tuple[SearchSpace, Evolution, AccuracyModel]:
+    """The space of a search, and what its networks say of all others."""
+    found = reopened(o.accuracy_run, None)
+    if o.space not in (None, found.space.name):
+        raise BadInput(f"--space {o.space}: {o.accuracy_run} searched '{found.space.name}'; leave it out")
+    sets = split_sets(parse_sets(o.set), {"settings": EVOLUTION})
+    settings = call("specialize", Evolution, **sets["settings"])
+    return found.space, settings, accuracy_models.searched(found, o.accuracy_run, o.seed)
+
+
+def _known(o: Options) -> tuple[SearchSpace, Evolution, AccuracyModel]:
+    """Once-for-all's own space, and a predictor or measured networks of it."""
+    factory = space_factory(o.space or "ofa_mbv3", SPACES)
     if factory is not SPACES["ofa_mbv3"]:
-        raise BadInput(f"--space {o.space}: only ofa_mbv3 can be specialised today; accuracies of others need training")
-    takers = {"space": [*accepted(factory), "width"], "settings": [f.name for f in fields(Evolution)]}
+        raise BadInput(
+            f"--space {o.space}: accuracies are published for ofa_mbv3 alone; search, and give --accuracy-run"
+        )
+    takers = {"space": [*accepted(factory), "width"], "settings": EVOLUTION}
     sets = split_sets(parse_sets(o.set), takers)
     if "resolutions" not in sets["space"]:
         sets["space"]["resolutions"] = _common_resolutions(o, factory)
-    return call(o.space, factory, **sets["space"]), call("specialize", Evolution, **sets["settings"])
+    space, settings = call("ofa_mbv3", factory, **sets["space"]), call("specialize", Evolution, **sets["settings"])
+    if o.accuracy_predictor:
+        return space, settings, accuracy_models.published(o.accuracy_predictor, space)
+    return space, settings, accuracy_models.fitted(o.accuracy_csv, space, o.seed)
 
 
 def _common_resolutions(o: Options, factory) -> list[int]:
@@ -130,7 +149,7 @@ def describe(found: Specialized, space: SearchSpace, model: accuracy_models.Accu
         stamp = target.cost.stamp
         entries.append(
             {"name": target.name, "limit": target.limit, "unit": stamp.unit, "quantity": stamp.quantity}
-            | to_encoding(found.rows[i, best], space)
+            | _written(found.rows[i, best], space)
             | {"top1": float(found.accuracy[i, best]), "column": target.cost.column, "device": stamp.device}
             | {target.cost.column: float(found.cost[i, best]), "seeds_top1": found.accuracy[i].tolist()}
         )
@@ -147,6 +166,11 @@ def describe(found: Specialized, space: SearchSpace, model: accuracy_models.Accu
         "seconds": found.seconds,
         "compile_seconds": found.compile_seconds,
     }
+
+
+def _written(row, space: SearchSpace) -> dict:
+    """A row as once-for-all's encoding where the space has one, else its choices."""
+    return to_encoding(row, space) if space.name in ENCODED else {"choices": space.decode(row)}
 
 
 def write(found: Specialized, space: SearchSpace, model, told: dict, out: Path, seed: int) -> None:
