@@ -1,7 +1,6 @@
 """Accuracies of once-for-all's networks without training: a published predictor, or one fitted to measured ones."""
 
 import itertools
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.tables import column, read_csv
+from nas.decode import NPZ_ERRORS
 from nas.errors import BadInput
 from nas.predict import encoding, ridge
 from nas.result import Result, longest
@@ -52,7 +52,7 @@ def published(path: Path, space: SearchSpace) -> AccuracyModel:
     try:
         with np.load(path, allow_pickle=False) as file:
             layers = [(file[f"{2 * i}.weight"].T, file[f"{2 * i}.bias"]) for i in range(len(sizes) - 1)]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except NPZ_ERRORS as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:80]
         raise BadInput(f"{path}: not an accuracy predictor (.npz with 0.weight to 6.bias): {reason}") from None
     if [w.shape for w, _ in layers] != list(itertools.pairwise(sizes)):

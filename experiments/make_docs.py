@@ -10,14 +10,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from experiments.options import known_spaces, read_costs
-from nas import Macro, Result, config
+from experiments.run_search import reopened
+from nas import Result, config
 from nas.draw import draw_network
-from nas.driver import reopen
-from nas.files import read_json, to_json
+from nas.files import to_json
 from nas.plots import pareto_plot, search_curve
 from nas.summary import finished
-from search_spaces import SPACES
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 SCHEMA = DOCS / "architecture.schema.json"
@@ -29,15 +27,6 @@ COLOURS = 255  # enough for flat colours with smooth edges; keeps the file small
 def schema() -> str:
     """The text of `architecture.schema.json`."""
     return to_json(config.json_schema()) + "\n"
-
-
-def reopened(folder: Path) -> Result:
-    """The search in a run folder."""
-    told = read_json(folder / "search.json", "search description")
-    spaces = known_spaces(None, SPACES)
-    space = config.make_space(told["space"]["name"], told["space"]["arguments"], spaces).at(Macro(**told["macro"]))
-    costs = read_costs([f"{name}={folder / name}.json" for name in told["costs"]], space, None)
-    return reopen(folder, space, costs)
 
 
 def picture(result: Result) -> Image.Image:
@@ -98,7 +87,7 @@ def main() -> None:
     print(f"written: {SCHEMA.relative_to(DOCS.parent)}")
     if run is not None:
         PICTURE.parent.mkdir(exist_ok=True)
-        picture(reopened(run)).quantize(COLOURS, dither=Image.Dither.NONE).save(PICTURE, optimize=True)
+        picture(reopened(run, None)).quantize(COLOURS, dither=Image.Dither.NONE).save(PICTURE, optimize=True)
         print(f"written: {PICTURE.relative_to(DOCS.parent)}, {PICTURE.stat().st_size / 1000:.0f} kB")
 
 

@@ -31,13 +31,14 @@ from experiments.starts import given_rows, kept_rows, parse_warm_start, start_ro
 from hw_models.measure import measure
 from nas import config as configs
 from nas.data import load
-from nas.driver import read_description, reopen
+from nas.driver import reopen
 from nas.errors import BadInput, suggest
 from nas.evaluate import Scratch, fit_macro
 from nas.files import read_json
 from nas.journal import RunFolder
 from nas.near import near
 from nas.progress import progress
+from nas.records import read_search
 from nas.report import write_report
 from nas.result import Result, priced, trial_rows
 from nas.search import search
@@ -322,17 +323,27 @@ def summary_json(result) -> dict[str, Any]:
     }
 
 
-def reopened(folder: Path, own: str | None) -> Result:
-    """What a run folder holds, from search.json, journal.jsonl and its tables alone."""
-    described = read_description(folder)
-    spaces = known_spaces(own, SPACES)
-    space = configs.make_space(described["space"]["name"], described["space"]["arguments"], spaces)
-    space = space.at(Macro(**described["macro"]))
-    return reopen(folder, space, read_costs([f"{n}={folder / n}.json" for n in described["costs"]], space, None))
-
-
 def report(folder: Path, own: str | None) -> None:
     """`nas report`: everything that can be made again from search.json and journal.jsonl."""
     result = reopened(folder, own)
     write_outputs(result, defaults_for(result.space.macro.input).train)
     print(f"written to {folder}/report.html")
+
+
+def reopened(folder: Path, own: str | None) -> Result:
+    """What a run folder holds, from search.json, journal.jsonl and its tables alone.
+
+    Raises:
+        BadInput: a file of the folder is absent, broken or not of this search.
+    """
+    where = folder / "search.json"
+    described = read_search(where)
+    try:
+        macro, told = Macro(**described["macro"]), described["space"]
+        space = configs.make_space(told["name"], told["arguments"], known_spaces(own, SPACES))
+        if space.fingerprint != told["fingerprint"]:
+            raise BadInput(f"space '{space.name}' has changed since; its fingerprint is {space.fingerprint} here")
+    except (BadInput, TypeError) as error:
+        raise BadInput(f"{where}: {error}") from None
+    read = read_costs([f"{name}={folder / name}.json" for name in described["costs"]], space.at(macro), None)
+    return reopen(folder, space.at(macro), read)

@@ -3,6 +3,7 @@
 import csv
 import gzip
 import os
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -30,7 +31,7 @@ def read_csv(path: Path) -> Columns:
         if len(raw) > MOST_BYTES:
             raise BadInput(f"{path} unpacks to more than {MOST_BYTES:,} bytes; give a smaller table")
         lines = [line for line in csv.reader(raw.decode("utf-8-sig").splitlines(), strict=True) if line]
-    except (OSError, EOFError, UnicodeDecodeError, csv.Error) as error:
+    except (OSError, EOFError, UnicodeDecodeError, csv.Error, zlib.error) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise BadInput(f"{path} cannot be read as {'gzip of ' * packed}CSV: {reason}") from None
     if len(lines) < 2:
@@ -66,7 +67,8 @@ def numbers(columns: Columns, names: Sequence[str], where: str = "the table") ->
     for values, name in zip(found, names, strict=True):
         for i, text in enumerate(column(columns, name, where)):
             try:
-                values[i] = float(text)
+                with np.errstate(over="ignore"):
+                    values[i] = float(text)
             except ValueError:
                 raise BadInput(f"{where}: row {i + 1}: '{name}' is '{text[:40]}'; it must be a number") from None
     return found

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from nas.config import macro_to_json
-from nas.cost import Cost, Stamp, load_cost, tabulate
+from nas.cost import Cost, Stamp, load_cost, read_stamp, tabulate
 from nas.errors import BadInput
 from nas.evaluate import cache_root
 from nas.files import read_json, to_json, write_json
@@ -139,8 +139,8 @@ def load_blocks(path: str | os.PathLike) -> BlockTable:
             raise BadInput(f"{path}: schema is {data['schema']!r}; this version reads {SCHEMA}")
         entries = {str(side): {str(k): float(v) for k, v in some.items()} for side, some in data["entries"].items()}
         base = None if data["base"] is None else float(data["base"])
-        table = BlockTable(Stamp(**data["stamp"]), tuple(map(str, data["facts"])), entries, base)
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        table = BlockTable(read_stamp(data["stamp"]), tuple(map(str, data["facts"])), entries, base)
+    except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
         if isinstance(error, BadInput):
             raise
         raise BadInput(f"{path}: not a block table ({SCHEMA}): {' '.join(str(error).split())}") from None

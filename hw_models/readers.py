@@ -7,6 +7,7 @@ import csv
 import gzip
 import math
 import re
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,7 +98,7 @@ def _bytes(path: Path) -> bytes:
             raise BadInput(f"{path}: has more than {MOST_BYTES:,} bytes; that is no table of blocks")
         with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
             raw: Any = file.read(MOST_BYTES + 1)
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise BadInput(f"{path}: cannot be read ({error})") from None
     if len(raw) > MOST_BYTES:
         raise BadInput(f"{path}: unpacks to more than {MOST_BYTES:,} bytes; that is no table of blocks")
@@ -105,8 +106,13 @@ def _bytes(path: Path) -> bytes:
 
 
 def _yaml(path: Path) -> dict[str, float]:
-    """Key -> ``mean`` of a YAML of plain mappings; tags, which could name code, are refused."""
+    """Key -> ``mean`` of a YAML of plain mappings.
+
+    Tags, which could name code, are refused, and so are anchors, with which a few lines can fill the memory.
+    """
     raw = _bytes(path)
+    if re.search(rb"[&*]", raw):
+        raise BadInput(f"{path}: not the plain YAML of a latency table: it has anchors")
     try:
         data = yaml.load(raw, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
         return {str(key): float(value["mean"]) for key, value in data.items()}
@@ -115,7 +121,7 @@ def _yaml(path: Path) -> dict[str, float]:
         at = "" if line is None else f", line {line + 1}"
         problem = " ".join(str(getattr(error, "problem", None) or error).split())
         raise BadInput(f"{path}{at}: not the plain YAML of a latency table: {problem}") from None
-    except (AttributeError, KeyError, TypeError, ValueError, RecursionError):
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError, RecursionError):
         raise BadInput(f"{path}: not a latency table; it maps a block's key to count, mean and std") from None
 
 
@@ -125,7 +131,10 @@ def _rows(path: Path, *needed: str) -> Iterator[dict[str, str]]:
         missing = [name for name in needed if name not in (reader.fieldnames or ())]
         if missing:
             raise BadInput(f"{path}: has no column '{missing[0]}'; it is another table")
-        yield from reader
+        for number, row in enumerate(reader, 1):
+            if None in row or None in row.values():
+                raise BadInput(f"{path}, row {number}: has not as many cells as the header")
+            yield row
     except (UnicodeDecodeError, csv.Error) as error:
         raise BadInput(f"{path}: cannot be read as CSV: {error}") from None
 
@@ -145,24 +154,29 @@ def _named(path: Path, key: str, expand: str) -> str:
         raise BadInput(
             f"{path}: '{key[:60]}' is no key of a block; it looks like Conv-input:224x224x3-output:112x112x32"
         )
-    kind, ins, out = found[1], _shape(found[2]), _shape(found[3])
+    kind, ins, out = found[1], _shape(path, key, found[2]), _shape(path, key, found[3])
     if kind in KINDS:
         return entry_key("head" if kind == "Logits" and len(ins) == 3 else KINDS[kind], ins, out, {})
-    said = {name: float(value) for name, _, value in (pair.partition(":") for pair in found[4].split("-") if pair)}
     try:
+        said = {name: float(value) for name, _, value in (pair.partition(":") for pair in found[4].split("-") if pair)}
         facts: dict[str, Any] = {"kernel": int(said["kernel"]), "stride": int(said["stride"])}
         facts["mid"] = round(said["expand"] * (ins[-1] if expand == "ratio" else 1))
         facts["skip"] = int(said["idskip"])
+        if "hs" in said:
+            facts |= {"gated": int(said["se"]), "activation": "hard_swish" if said["hs"] else "relu"}
     except KeyError as error:
         raise BadInput(f"{path}: '{key[:60]}' does not say {error}; it is another table") from None
-    if "hs" in said:
-        facts |= {"gated": int(said["se"]), "activation": "hard_swish" if said["hs"] else "relu"}
+    except (ValueError, OverflowError):
+        raise BadInput(f"{path}: '{key[:60]}' has numbers that no block has") from None
     return entry_key("mbconv", ins, out, facts)
 
 
-def _shape(text: str) -> Shape:
+def _shape(path: Path, key: str, text: str) -> Shape:
     """``56x56x24``; ``1x1x1536`` of a dense layer are the channels alone, as in our layers."""
-    shape = tuple(map(int, text.split("x")))
+    try:
+        shape = tuple(map(int, text.split("x")))
+    except ValueError:
+        raise BadInput(f"{path}: '{key[:60]}': '{text[:20]}' is no shape; it looks like 56x56x24") from None
     return shape[2:] if len(shape) == 3 and shape[:2] == (1, 1) else shape
 
 
@@ -192,11 +206,15 @@ def _tfnas(source: Path, column: str) -> Iterator[Entry]:
         if row["act"] == "base":
             yield ANY, "base", value
             continue
-        hw, into, se, out, kernel, stride, mid = (
-            int(row[name]) for name in ("hw", "in_ch", "se_ch", "out_ch", "kernel", "stride", "mid_ch")
-        )
-        facts = {"kernel": kernel, "stride": stride, "mid": mid, "se": se, "activation": _ACTS[row["act"]]}
-        yield ANY, entry_key("mbconv", (hw, hw, into), (-(-hw // stride),) * 2 + (out,), facts), value
+        try:
+            hw, into, se, out, kernel, stride, mid = (
+                int(row[name]) for name in ("hw", "in_ch", "se_ch", "out_ch", "kernel", "stride", "mid_ch")
+            )
+            facts = {"kernel": kernel, "stride": stride, "mid": mid, "se": se, "activation": _ACTS[row["act"]]}
+            outs = (-(-hw // stride), -(-hw // stride), out)
+        except (KeyError, ValueError, ZeroDivisionError):
+            raise BadInput(f"{source}: '{','.join(row.values())[:60]}' is no block of TF-NAS's table") from None
+        yield ANY, entry_key("mbconv", (hw, hw, into), outs, facts), value
 
 
 _ACTS = {"relu": "relu", "relu6": "relu6", "swish": "swish", "hswish": "hard_swish"}
@@ -229,7 +247,7 @@ def _nnmeter(source: Path, column: str) -> Iterator[Entry]:
                 facts |= {"gated": int(gated), "activation": _ACTS[said["act"]]}
             ins: Shape = (into,) if ours in ("feature_mix", "logits") else (hw, hw, into)
             outs: Shape = (out,) if len(ins) == 1 else (-(-hw // stride), -(-hw // stride), out)
-        except (KeyError, ValueError):
+        except (KeyError, ValueError, ArithmeticError):
             raise BadInput(f"{source}: '{row['block'][:60]}' is no key of nn-Meter's block tables") from None
         yield ANY, entry_key(ours, ins, outs, facts), _figure(source, row["block"], row[column])
 

@@ -56,7 +56,7 @@ def open_samples(path: str | os.PathLike | None, about: Mapping[str, Any]) -> Sa
     samples: Any = data.get("samples")
     try:
         good = all(np.isfinite(np.asarray(v, np.float64).reshape(len(v), 2)).all() for v in samples.values())
-    except (AttributeError, TypeError, ValueError):
+    except (AttributeError, TypeError, ValueError, OverflowError):
         good = False
     if not good:
         raise BadInput(f"{path}: holds samples that are no numbers; delete it and measure again")

@@ -44,9 +44,11 @@ def load_checkpoint(path: str | os.PathLike, like: Any) -> tuple[Any, dict[str, 
         arrays = load(data)
         (length,) = struct.unpack("<Q", data[:8])
         notes = json.loads(json.loads(data[8 : 8 + length])["__metadata__"][NOTES])
+        if not isinstance(notes, dict):
+            raise ValueError("notes are no object")
     except OSError as error:
         raise BadInput(f"{path}: the checkpoint cannot be read ({error.strerror})") from None
-    except (SafetensorError, ValueError, KeyError, TypeError):
+    except (SafetensorError, ValueError, KeyError, TypeError, RecursionError):
         raise BadInput(f"{path}: no checkpoint, or a damaged one; delete it to start this run again") from None
     wanted = dict(_named(like))
     for name in {**wanted, **arrays}:

@@ -173,7 +173,9 @@ def make_space(name: str, arguments: Mapping[str, Any], spaces: Spaces) -> Searc
         raise BadInput(f"no space '{name}'; {suggest(name, spaces)}")
     try:
         return spaces[name](**arguments)
-    except TypeError as error:
+    except BadInput:
+        raise
+    except Exception as error:  # whatever a factory, which may be a person's own, makes of what a file says
         raise BadInput(f"space '{name}': {error}") from None
 
 

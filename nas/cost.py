@@ -153,6 +153,28 @@ class Cost:
         )
 
 
+def read_stamp(values: Mapping[str, Any]) -> Stamp:
+    """A stamp from JSON.
+
+    Raises:
+        TypeError, ValueError: fields that are missing, unknown or of another type than they should be.
+    """
+    stamp = Stamp(**values)
+    for name in ("quantity", "unit", "device", "runtime", "dtype", "source", "created"):
+        if not isinstance(getattr(stamp, name), str):
+            raise ValueError(f"the stamp's {name} is no text")
+    if isinstance(stamp.batch, bool) or not isinstance(stamp.batch, int) or stamp.batch < 1:
+        raise ValueError("the stamp's batch is no number of images")
+    error = stamp.error
+    if error is not None and (
+        isinstance(error, bool) or not isinstance(error, int | float) or not 0 <= error < math.inf
+    ):
+        raise ValueError("the stamp's error is no share of the figure")
+    if stamp.macro:  # a table of blocks holds for every frame
+        Macro(**stamp.macro)
+    return stamp
+
+
 def load_cost(path: str | os.PathLike, space: SearchSpace | None = None) -> Cost:
     """Reads a JSON table back.
 
@@ -166,7 +188,7 @@ def load_cost(path: str | os.PathLike, space: SearchSpace | None = None) -> Cost
     try:
         if data["schema"] != "nas.cost/1":
             raise BadInput(f"{path}: schema is {data['schema']!r}; this version reads nas.cost/1")
-        stamp = Stamp(**data["stamp"])
+        stamp = read_stamp(data["stamp"])
         factors = tuple(
             Factor(tuple(map(operator.index, f["decisions"])), np.asarray(f["table"], np.float64))
             for f in data["factors"]

@@ -21,7 +21,8 @@ from nas.errors import BadInput
 
 Pair = tuple[np.ndarray, np.ndarray]
 # what numpy and zipfile raise for a file that is missing, cut short or no archive at all
-NPZ_ERRORS = (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error)
+# RuntimeError: zip's encryption and unknown methods; MemoryError: a header that promises more than there can be
+NPZ_ERRORS = (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error, RuntimeError, MemoryError)
 # part of every cache key: raise it when decoding changes
 _FORMAT = 1
 

@@ -20,6 +20,7 @@ from nas.evaluate import Job, keep_going, use_compilation_cache
 from nas.files import read_json
 from nas.journal import RunFolder
 from nas.objective import Limit, Objective, check_costs, pareto_front
+from nas.records import read_search
 from nas.result import Result, Trial, longest, priced
 from nas.space import Macro, SearchSpace
 from nas.strategy import Strategy
@@ -109,6 +110,7 @@ class Driver:
         # what breaks a limit will not be returned, so it does not hold a place against those that may be
         score = float(scores[0]) if violation.sum() <= 0 else -math.inf
         epochs = int(metrics["epochs"])
+        self._forget_rung(trial, epochs)
         goes_on = self.eta is None or keep_going(self._rungs.get(epochs, []), score, self.eta)
         self.folder.append({"event": "rung", "id": id, "epochs": epochs, "score": score, "goes_on": goes_on})
         self._apply_rung(trial, epochs, score)
@@ -144,10 +146,8 @@ class Driver:
         waiting = {t.id for t in self._again}
         for trial in self.trials:
             if trial.status == "pending" and trial.id not in waiting and (ids is None or trial.id in ids):
-                # a candidate that starts again passes its rungs again
-                for epochs, score in trial.rungs.items():
-                    self._rungs[epochs].remove(score)
-                trial.rungs = {}
+                for epochs in list(trial.rungs):
+                    self._forget_rung(trial, epochs)
                 self._again.append(trial)
 
     def retried(self, id: int, reason: str) -> None:
@@ -177,7 +177,13 @@ class Driver:
             found[self.columns[name]] = found[name] = float(cost(trial.row[None])[0])
         return found
 
+    def _forget_rung(self, trial, epochs):
+        # a candidate that started again passes its rungs again, and counts once at each
+        if epochs in trial.rungs:
+            self._rungs[epochs].remove(trial.rungs.pop(epochs))
+
     def _apply_rung(self, trial, epochs, score):
+        self._forget_rung(trial, epochs)
         self._rungs.setdefault(epochs, []).append(score)
         trial.rungs[epochs] = score
 
@@ -187,10 +193,12 @@ class Driver:
         trial.scores = np.asarray(event.get("scores", nan), np.float32)
         trial.violation = np.asarray(event.get("violation", np.zeros(len(self.objective.limits))), np.float32)
         trial.metrics = {
-            n: v for n, v in event.get("metrics", {}).items() if n not in self.costs or n == self.columns[n]
+            n: math.nan if v is None else v
+            for n, v in event.get("metrics", {}).items()
+            if n not in self.costs or n == self.columns[n]
         }
         trial.reason = event.get("reason", "")
-        trial.seconds = float(trial.metrics.get("seconds", event.get("seconds", 0.0)))
+        trial.seconds = float(trial.metrics.get("seconds", event.get("seconds") or 0.0))
         if self._strategy is not None:
             told = jnp.asarray([trial.id]), jnp.asarray(trial.scores[None]), jnp.asarray(trial.violation[None])
             self.state = self._tell(self.state, *told)
@@ -208,35 +216,45 @@ class Driver:
             ) from None
 
     def _replay(self):
-        for event in self.folder.events:
-            kind, id = event["event"], event.get("id", -1)
-            if kind != "asked" and not 0 <= id < len(self.trials):
-                raise BadInput(f"out: the journal reports on id {id}, which was never asked; it was edited or damaged")
+        for event in self.folder.take():
+            kind, id = event["event"], event["id"]
             if kind == "asked":
                 self._check_row(event)
                 self._check_asked(event)
                 self.trials.append(Trial(id, np.asarray(event["row"], np.int32), event["epochs"], event["random"]))
+            elif id >= len(self.trials):
+                raise BadInput(f"out: the journal reports on id {id}, which was never asked; it was edited or damaged")
             elif kind == "rung":
-                self._apply_rung(
-                    self.trials[id], event["epochs"], math.nan if event["score"] is None else event["score"]
-                )
-            elif kind in ("finished", "stopped", "failed"):
+                score = math.nan if event["score"] is None else event["score"]
+                self._apply_rung(self.trials[id], event["epochs"], score)
+            elif kind != "retried":
+                self._check_result(event)
                 self._apply_result(self.trials[id], event)
+        self._check_rows()
         self.again()
 
-    def _span(self):
-        times = [e["at"] for e in self.folder.events if "at" in e]
-        return max(times) - min(times) if times else 0.0
+    def _check_result(self, event):
+        axes, limits = self.objective.axes, self.objective.limits
+        fits = len(event.get("scores", axes)) == len(axes) and len(event.get("violation", limits)) == len(limits)
+        if not fits or self.trials[event["id"]].status != "pending":
+            raise BadInput(
+                f"out: the journal's result of id {event['id']} is its second one or one of another objective; "
+                "it was edited or damaged"
+            )
 
     def _check_row(self, event):
-        row, sizes = event.get("row"), self.space.cardinalities
-        good = isinstance(row, list) and len(row) == len(sizes) and all(type(i) is int for i in row)
-        good = good and all(0 <= i < k for i, k in zip(row, sizes, strict=True))
-        if not good or event["id"] != len(self.trials) or not {"epochs", "random"} <= event.keys():
+        row, sizes = event["row"], self.space.cardinalities
+        good = len(row) == len(sizes) and all(i < k for i, k in zip(row, sizes, strict=True))
+        if not good or event["id"] != len(self.trials):
             raise BadInput(
                 f"out: the journal asks for id {event['id']} with row {str(row)[:60]}, which is none of space "
                 f"'{self.space.name}' or not its turn; it was edited or damaged"
             )
+
+    def _check_rows(self):
+        """Of a journal without its strategy, which would have said so where they are not what it asks for."""
+        if self._strategy is None and self.trials and not self._valid(np.stack([t.row for t in self.trials])).all():
+            raise BadInput(f"out: the journal has rows that are not allowed in space '{self.space.name}'")
 
     def _check_asked(self, event):
         if self._strategy is None:
@@ -261,7 +279,7 @@ class Driver:
             trials=tuple(self.trials),
             best=front[0] if front else None,
             pareto=tuple(front),
-            seconds=time.monotonic() - started if started is not None else self._span(),
+            seconds=time.monotonic() - started if started is not None else self.folder.span,
             device_seconds=sum(t.seconds for t in self.trials),
             complete=self.over and not self.stopping,
             description=self.folder.description,
@@ -344,43 +362,22 @@ def plan_search(
     return Plan(described, settings | dict(eta=eta, macro=macro))
 
 
-def read_description(folder: Any) -> dict[str, Any]:
-    """What ``search.json`` of a run folder holds.
-
-    Raises:
-        BadInput: it is not there, of another schema, or something is missing in it.
-    """
-    path = Path(folder) / "search.json"
-    held = read_json(path, "search description")
-    if held.get("schema") != "nas.search/1":
-        raise BadInput(f"{path}: schema is {held.get('schema')!r}; this version reads nas.search/1")
-    for name in ("space", "strategy", "evaluation", "objective", "costs", "macro", "budget", "versions"):
-        if not isinstance(held.get(name), dict):
-            raise BadInput(f"{path}: '{name}' is missing or no object; the search description is broken")
-    for name, key, kind in (("space", "name", str), ("space", "arguments", dict), ("strategy", "name", str)):
-        if not isinstance(held[name].get(key), kind):
-            raise BadInput(f"{path}: '{name}' has no {key}; the search description is broken")
-    try:
-        Macro(**held["macro"])
-    except TypeError as error:
-        raise BadInput(f"{path}: its macro is no frame of a network: {error}") from None
-    return held
-
-
 def reopen(folder: Any, space: SearchSpace, costs: Mapping[str, Cost]) -> Result:
     """The result of a run folder, finished or not, without going on with it.
 
     Raises:
         BadInput: no run folder, or a damaged one.
     """
-    described = read_description(folder)
+    where = Path(folder) / "search.json"
+    described = read_search(where)
+    given = dict(described["objective"])
+    given["limits"] = tuple(Limit(**x) for x in given["limits"])
     try:
-        given = dict(described["objective"])
-        given["limits"] = tuple(Limit(**x) for x in given["limits"])
         objective = Objective(**{**given, "costs": tuple(given["costs"])})
+        check_costs(objective, [*COUNTED, *costs])
         macro, budget, seed = Macro(**described["macro"]), described["budget"], described["seed"]
-    except (KeyError, TypeError, AttributeError) as error:
-        raise BadInput(f"{folder}/search.json: not a search description (nas.search/1): {error}") from None
+    except (BadInput, TypeError) as error:
+        raise BadInput(f"{where}: {error}") from None
     driver = Driver(
         space,
         None,

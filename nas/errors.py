@@ -3,12 +3,19 @@
 import difflib
 from collections.abc import Iterable
 
+LONGEST = 2000  # characters of a message
+
 
 class BadInput(ValueError):
     """Input a person gave is wrong; the message is one line: what, where, what would be right.
 
-    The command line prints it and exits with 2.
+    The command line prints it and exits with 2. What a message quotes from a file is shown as one printable line.
     """
+
+    def __init__(self, message: object):
+        line = " ".join(str(message).split())
+        shown = "".join(c if c.isprintable() else "?" for c in line[:LONGEST])
+        super().__init__(shown + "..." * (len(line) > LONGEST))
 
 
 def suggest(name: str, known: Iterable[str]) -> str:

@@ -4,7 +4,7 @@ import contextlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,6 +12,7 @@ from nas.errors import BadInput
 from nas.files import read_json
 
 MAX_DEATHS = 2  # of workers, before a candidate is held to be what kills them
+MAX_BEGUN = 8  # workers that begin a candidate in one search, whoever may be to blame for their deaths
 
 
 class Results(NamedTuple):
@@ -35,20 +36,32 @@ class Results(NamedTuple):
         """The metrics of each candidate's id; what cannot be read is left out, and the candidate starts again."""
         found = {}
         for file in [] if self.folder is None else sorted(self.folder.glob("*.json")):
-            with contextlib.suppress(BadInput, ValueError):
-                found[int(file.stem)] = read_json(file, "a worker's result")
+            with contextlib.suppress(BadInput, ValueError, TypeError, OverflowError):
+                metrics = read_json(file, "a worker's result")
+                found[int(file.stem)] = {name: float(value) for name, value in metrics.items()}
         return found
 
-    def begun(self, id: int, *, again: bool = False) -> int:
-        """How many workers have begun the candidate in this search; `again` counts one more."""
+    def begun(self, id: int, on: str | None = None) -> list[str]:
+        """The node of each worker that has begun the candidate in this search; `on` adds one."""
         if self.folder is None:
-            return MAX_DEATHS
+            return []
         file = self.folder / f"{id}.begun"
-        if again:
+        if on is not None:
             self.folder.mkdir(exist_ok=True)
-            with file.open("ab") as count:
-                count.write(b".")
-        return file.stat().st_size if file.exists() else 0
+            with file.open("a") as lines:
+                lines.write(f"{on}\n")
+        return file.read_text().split() if file.exists() else []
+
+    def to_blame(self, id: int, stands: Callable[[str], bool]) -> bool:
+        """Whether a candidate whose worker is gone is held to be what kills workers.
+
+        It is where `MAX_DEATHS` of them died on nodes that stand: a node that goes takes its workers along, by no
+        fault of theirs. `MAX_BEGUN` bounds how often nodes are held to blame. Without a folder there is no count.
+        """
+        begun = self.begun(id)
+        if self.folder is None or len(begun) >= MAX_BEGUN:
+            return True
+        return len(begun) >= MAX_DEATHS and sum(map(stands, begun)) >= MAX_DEATHS
 
     def begin(self) -> None:
         """Forgets what the workers of an earlier driver had begun."""

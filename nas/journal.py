@@ -1,9 +1,11 @@
 """The run folder: a journal that is the truth, and the files people read, made from it."""
 
+import contextlib
 import csv
 import fcntl
 import io
 import json
+import math
 import os
 import time
 from collections.abc import Iterator, Mapping
@@ -12,6 +14,7 @@ from typing import Any
 
 from nas.errors import BadInput
 from nas.files import read_json, to_json, write_atomic, write_json
+from nas.records import read_event, read_search
 
 
 class RunFolder:
@@ -29,7 +32,8 @@ class RunFolder:
         """
         self.path = None if path is None else Path(path)
         self._file: io.TextIOWrapper | None = None
-        self.events: list[dict[str, Any]] = []
+        self.events: list[dict[str, Any]] = []  # that were there when it was opened, until they are taken
+        self._first, self._last = math.inf, -math.inf
         self.description: dict[str, Any] = json.loads(to_json(dict(search)))
         if self.path is None:
             return
@@ -80,7 +84,7 @@ class RunFolder:
         """The events of a folder, which is not written to."""
         folder = cls(None, {})
         folder.path = Path(path)
-        folder.description = read_json(Path(path) / "search.json", "search description")
+        folder.description = dict(read_search(Path(path) / "search.json"))
         folder.events = list(folder._read(mend=False))
         return folder
 
@@ -104,25 +108,49 @@ class RunFolder:
         whole = data[: data.rfind(b"\n") + 1]
         for number, line in enumerate(whole.splitlines(), 1):
             try:
-                event = json.loads(line)
-                event["event"]
-            except (ValueError, KeyError, TypeError):
+                yield read_event(line)
+            except (ValueError, RecursionError) as error:
                 raise BadInput(
-                    f"{path}: line {number} is no event of a search; the journal was edited or damaged"
+                    f"{path}: line {number} is no event of a search; the journal was edited or damaged ({error})"
                 ) from None
-            yield event
         if mend and len(whole) < len(data):
             with path.open("r+b") as file:
                 file.truncate(len(whole))
 
+    def take(self) -> list[dict[str, Any]]:
+        """The events that were there when it was opened, once: what is replayed need not stay in memory."""
+        events, self.events = self.events, []
+        for event in events:
+            self._note(event)
+        return events
+
+    def _note(self, event):
+        if "at" in event:
+            self._first, self._last = min(self._first, event["at"]), max(self._last, event["at"])
+
+    @property
+    def span(self) -> float:
+        """Seconds between the earliest and the latest event taken or added."""
+        return max(0.0, self._last - self._first)
+
     def append(self, event: dict[str, Any]) -> None:
-        """Adds one event, with the time, and returns when it is on disk."""
+        """Adds one event, with the time, and returns when it is on disk.
+
+        Raises:
+            BadInput: it cannot be written, as on a full disk.
+        """
         event = {**event, "at": round(time.time(), 3)}
-        self.events.append(event)
+        self._note(event)
         if self._file is not None:
-            self._file.write(to_json(event, indent=None) + "\n")
-            self._file.flush()
-            os.fsync(self._file.fileno())
+            try:
+                self._file.write(to_json(event, indent=None) + "\n")
+                self._file.flush()
+                os.fsync(self._file.fileno())
+            except OSError as error:
+                raise BadInput(
+                    f"out: {self.path} cannot be written ({error.strerror}); what finished is not lost: "
+                    "make room, and --resume"
+                ) from None
 
     def write(self, name: str, value: Any) -> None:
         """Writes one file of the folder atomically: JSON, or text as it is."""
@@ -141,7 +169,9 @@ class RunFolder:
     def close(self) -> None:
         """Closes the journal."""
         if self._file is not None:
-            self._file.close()
+            # on a full disk the line that could not be written fails once more; a resume drops what is there of it
+            with contextlib.suppress(OSError):
+                self._file.close()
             self._file = None
 
 

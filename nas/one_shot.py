@@ -157,6 +157,7 @@ def train_shared(
     for file in files:
         if file.exists():
             (state, sums), notes = load_checkpoint(file, run[:2])
+            _check_notes(file, notes)
             if (notes["seed"], notes["total"]) != (seed, total):
                 raise BadInput(f"{file}: a run of another seed or length; give the same options")
             place = _Run(state, sums, *notes["place"])
@@ -204,6 +205,18 @@ def train_shared(
 
 
 ADVICE = "lower learning_rate, or set gradient_clip"
+
+
+def _check_notes(file, notes):
+    kinds = {"seed": int, "total": int, "place": list, "record": list, "seconds": int | float}
+    place = notes.get("place", ())
+    if (
+        not all(isinstance(notes.get(name), kind) for name, kind in kinds.items())
+        or len(place) != len(_Run._fields) - 2
+    ):
+        raise BadInput(f"{file}: no checkpoint, or a damaged one; delete it to start this run again")
+    if not all(isinstance(number, int) and number >= 0 for number in place):
+        raise BadInput(f"{file}: the checkpoint is of no place in a training; delete it to start this run again")
 
 
 def _diverged(sums, epoch):

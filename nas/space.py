@@ -24,6 +24,7 @@ Archs = Any  # int32[N, L]
 
 # far above any real network; a typing error should not fill the memory
 MACRO_LIMITS = {"width": 65536, "depth": 256, "classes": 10**6}
+LARGEST_SIDE = 65536  # of an image, and of its channels
 
 
 @dataclass(frozen=True)
@@ -48,8 +49,10 @@ class Macro:
             value = getattr(self, name)
             if not isinstance(value, int | np.integer) or isinstance(value, bool) or not 1 <= value <= most:
                 raise BadInput(f"macro {name} is {str(value)[:40]}; it must be a whole number from 1 to {most:,}")
-        if len(self.input) != 3 or any(not isinstance(n, int | np.integer) or n < 1 for n in self.input):
-            raise BadInput(f"macro input is {self.input!r}; it must be height, width, channels, each at least 1")
+        good = all(isinstance(n, int | np.integer) and 1 <= n <= LARGEST_SIDE for n in self.input)
+        if len(self.input) != 3 or not good:
+            shown = str(self.input)[:60]
+            raise BadInput(f"macro input is {shown}; it must be height, width, channels, each 1 to {LARGEST_SIDE:,}")
 
 
 @dataclass(frozen=True)

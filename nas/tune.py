@@ -33,7 +33,7 @@ from nas.cost import Cost
 from nas.driver import Driver, Observer, open_driver, quiet
 from nas.errors import BadInput
 from nas.evaluate import CandidateFailed, Evaluation, Job, Rung
-from nas.handover import MAX_DEATHS, Results
+from nas.handover import Results
 from nas.objective import Objective
 from nas.one_shot import Shared
 from nas.result import Result
@@ -201,6 +201,16 @@ def _workers(asked, cpus, gpus):
     return asked or room
 
 
+def _stands(node: str | None = None) -> bool:
+    """Whether the raylet of a node answers, or of any; Ray itself takes up to 15 seconds to call one dead."""
+    for one in ray.nodes():
+        if one["Alive"] and node in (None, one["NodeID"]):
+            with contextlib.suppress(OSError):
+                socket.create_connection((one["NodeManagerAddress"], one["NodeManagerPort"]), timeout=2).close()
+                return True
+    return False
+
+
 def _run(driver, own_worker, observer, workers, callbacks):
     # Ray's own records are of no use once it ends; on a cluster they must lie where every node can write
     root = None if driver.folder.path is None else driver.folder.path.resolve()
@@ -247,7 +257,10 @@ class _StaysHere:
 
 
 class _Alive(_StaysHere, tune.Callback):
-    """Ends Tune's loop when no node of Ray is left: it would wait for ever."""
+    """Ends Tune's loop when no node of Ray is left: it would wait for ever.
+
+    A cluster whose head stands is waited for: spot machines come back.
+    """
 
     def __init__(self):
         self.gone, self.looked = False, time.monotonic()
@@ -255,7 +268,7 @@ class _Alive(_StaysHere, tune.Callback):
     def on_step_begin(self, iteration, trials, **info):
         if time.monotonic() - self.looked > 5:
             self.looked = time.monotonic()
-            self.gone = not ray.cluster_resources().get("CPU")
+            self.gone = not _stands()
             if self.gone:
                 raise ConnectionError("no node of Ray is left")
 
@@ -378,7 +391,7 @@ class _Worker(tune.Trainable):
         # in the first step, not before: Ray gives a candidate whose worker is still starting to one that is free, and
         # gives up the starting one, which would then never get through a long preparation
         job = self._job
-        self._results.begun(job["id"], again=True)
+        self._results.begun(job["id"], on=ray.get_runtime_context().get_node_id())
         self._evaluate = self._evaluate or self._evaluation()
         self._watch()
         self._reports = self._evaluate(Job(job["id"], np.asarray(job["row"], np.int32), job["epochs"], job["seed"]))
@@ -455,8 +468,8 @@ class _Asker(_StaysHere, Searcher):
         if self.driver.trials[id].status != "pending":
             return
         if error or not result:
-            if self.results.begun(id) < MAX_DEATHS:
-                # no second worker ever had it: a node went, and the candidate is not to blame
+            if not self.results.to_blame(id, _stands):
+                self.driver.retried(id, "its node went, or its worker never began")
                 return self.driver.again([id])
             trial = self.driver.fail(id, "its worker died twice (out of memory, or killed)")
         elif "report" not in result:
@@ -473,12 +486,33 @@ class _Asker(_StaysHere, Searcher):
         """Nothing."""
 
 
+def _forget(controller, at_least: int = 100) -> None:
+    """Takes what is over out of Tune's hands: it keeps kilobytes of each trial, and looks at all of them in each step.
+
+    The lists have no other owner and no public way in; where a later Ray has them no more, it may keep what it likes.
+    """
+    controller = getattr(controller, "_tune_controller", controller)
+    trials = controller.get_trials()
+    over = {trial for trial in trials if trial.is_finished()}
+    if len(over) < at_least:
+        return
+    trials[:] = [trial for trial in trials if trial not in over]
+    for name in ("_stopped_trials", "_failed_trials", "_trials_to_cache"):
+        getattr(controller, name, set()).difference_update(over)
+    for trial in over:
+        getattr(controller, "_trial_metadata", {}).pop(trial.trial_id, None)
+
+
 class _Rungs(_StaysHere, FIFOScheduler):
     """Stops candidates at rungs."""
 
     def __init__(self, driver: Driver, observer: Observer):
         super().__init__()
         self.driver, self.observer = driver, observer
+
+    def choose_trial_to_run(self, tune_controller):
+        _forget(tune_controller)
+        return super().choose_trial_to_run(tune_controller)
 
     def on_trial_result(self, tune_controller, trial, result):
         if result.get(tune.result.DONE) or "report" not in result:

@@ -1,6 +1,7 @@
 """DARTS's genotypes: read and written as text, and as rows of the cell spaces. Never evaluated as code."""
 
 import ast
+import warnings
 from typing import NamedTuple
 
 import numpy as np
@@ -36,7 +37,8 @@ def parse(text: str) -> Genotype:
     if len(text) > LARGEST:
         raise BadInput(f"genotype: {len(text)} characters; a genotype has at most {LARGEST}")
     try:
-        statements = ast.parse(text.strip()).body
+        with warnings.catch_warnings(action="ignore"):  # of odd numbers and escapes, which are refused below
+            statements = ast.parse(text.strip()).body
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         raise BadInput(f"genotype: cannot be read; it looks like {FORM}") from None
     call = statements[0].value if len(statements) == 1 and isinstance(statements[0], ast.Expr | ast.Assign) else None
@@ -56,10 +58,17 @@ def _items(node: ast.expr, name: str) -> list[ast.expr]:
     return node.elts
 
 
+def _shown(node: ast.expr) -> str:
+    try:
+        return ast.unparse(node)[:40]
+    except (RecursionError, ValueError):
+        return "..."
+
+
 def _literal(node: ast.expr, kind: type, name: str):
     if not isinstance(node, ast.Constant) or type(node.value) is not kind:
         what = "a whole number" if kind is int else "an operation's name in quotes"
-        raise BadInput(f"genotype: '{name}' holds '{ast.unparse(node)[:40]}' where {what} belongs")
+        raise BadInput(f"genotype: '{name}' holds '{_shown(node)}' where {what} belongs")
     return node.value
 
 
@@ -68,7 +77,7 @@ def _pairs(node: ast.expr, name: str) -> Pairs:
     for item in _items(node, name):
         parts = _items(item, name)
         if len(parts) != 2:
-            raise BadInput(f"genotype: '{name}' holds '{ast.unparse(item)[:40]}', not a pair ('operation', input)")
+            raise BadInput(f"genotype: '{name}' holds '{_shown(item)}', not a pair ('operation', input)")
         found.append((_literal(parts[0], str, name), _literal(parts[1], int, name)))
     return tuple(found)
 
@@ -78,7 +87,7 @@ def _numbers(node: ast.expr, name: str) -> tuple[int, ...]:
         ends = [_literal(end, int, name) for end in node.args]
         if len(ends) == 2 and not node.keywords and 0 <= ends[0] <= ends[1] <= 100:
             return tuple(range(*ends))
-        raise BadInput(f"genotype: '{name}' is '{ast.unparse(node)[:40]}'; a range looks like range(2, 6)")
+        raise BadInput(f"genotype: '{name}' is '{_shown(node)}'; a range looks like range(2, 6)")
     return tuple(_literal(item, int, name) for item in _items(node, name))
 
 

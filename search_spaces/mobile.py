@@ -20,6 +20,7 @@ from nas.space import Decision, Macro, SearchSpace
 from search_spaces.mobile_blocks import Style, Width, check, layer
 from search_spaces.ops import classifier
 
+MOST_LAYERS = 64  # of a stage
 SMALLEST = 3  # pixels that are left before the head: the first strides are dropped for that
 DEFAULTS: Mapping[str, Any] = {
     **{"block": "mbconv", "kernel": 3, "expand": 6, "groups": 1, "se": 0},
@@ -158,6 +159,8 @@ def _plan(name, frame, per, decisions) -> tuple[Planned, ...]:
             values = count.options if isinstance(count, Decision) else [count]
             if any(isinstance(v, bool) or not isinstance(v, int) or v < 1 for v in values):
                 raise BadInput(f"{name}: {what} of stage {s} are {values!r}; they must be whole numbers of at least 1")
+        if max(depth.options if depth else [stage.layers]) > MOST_LAYERS:
+            raise BadInput(f"{name}: stage {s} has more than {MOST_LAYERS} layers; give it fewer")
         for k in range(max(depth.options) if depth else stage.layers):
             at = f"layer_{len(plan)}" if per == "layer" else place
             settings = {**DEFAULTS, **stage.fixed}

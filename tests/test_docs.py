@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 import pytest
 import typer
+import yaml
 
 import nas
 from experiments import cli, make_docs
@@ -102,18 +103,36 @@ def test_the_strategy_of_the_guide_searches(inside, monkeypatch):
     assert found.complete and found.best.scores[0] > 0.9
 
 
-@pytest.mark.parametrize("page, line", commands(), ids=lambda text: text[:60])
-def test_commands_of_the_docs_are_understood(page, line):
-    """Parsed as the command line does, and not run: every verb, option and value is there."""
+def understood(line: str) -> dict:
+    """What the command line makes of a command; it is not run."""
     words = shlex.split(re.sub(r"\b(FILE|FOLDER)\b", "file", line).replace("--seed N", "--seed 1"))[1:]
     command = typer.main.get_command(cli.app)
     context = click.Context(command)
     while hasattr(command, "commands"):
         assert words[0] in command.commands, line
         command = command.commands[words.pop(0)]
-    parsed = command.make_context("nas", words, parent=context).params
+    return command.make_context("nas", words, parent=context).params
+
+
+@pytest.mark.parametrize("page, line", commands(), ids=lambda text: text[:60])
+def test_commands_of_the_docs_are_understood(page, line):
+    """Parsed as the command line does: every verb, option and value is there."""
+    parsed = understood(line)
     if parsed.get("strategy") and "hill_climbing" not in line:
         assert parsed["strategy"] in {**STRATEGIES, **ONE_SHOT}
+
+
+def test_the_manifest_of_the_docs_searches_on_a_volume_that_every_pod_has():
+    (manifest,) = blocks(ROOT / "docs" / "cluster.md", "yaml")
+    spec = yaml.safe_load(manifest)["spec"]
+    asked, cluster = understood(spec["entrypoint"]), spec["rayClusterSpec"]
+    assert asked["resume"] and cluster["authOptions"] == {"mode": "token"}
+    for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
+        pod = group["template"]["spec"]
+        (container,) = pod["containers"]
+        mounted = {mount["name"]: Path(mount["mountPath"]) for mount in container["volumeMounts"]}
+        assert any(path in asked["out"].parents for path in mounted.values())
+        assert set(mounted) == {volume["name"] for volume in pod["volumes"]}
 
 
 def test_the_schema_is_up_to_date():
@@ -121,10 +140,11 @@ def test_the_schema_is_up_to_date():
 
 
 def test_pictures_are_there_and_small():
-    found = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", README.read_text())
-    assert found
-    for name in found:
-        assert (ROOT / name).read_bytes().startswith(b"\x89PNG") and (ROOT / name).stat().st_size < 200_000
+    for page in (README,):
+        found = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", page.read_text())
+        assert found
+        for picture in (page.parent / name for name in found):
+            assert picture.read_bytes().startswith(b"\x89PNG") and picture.stat().st_size < 200_000
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -18,7 +18,7 @@ def test_a_generation_survives_the_death_of_a_worker_and_of_the_raylet():
     code, head, rows, err = chaos("--kills", 2, "--strategies", "evolution, generational")
     assert not code, err
     found = dict(zip(head[1:], map(int, rows[0]), strict=True))
-    assert found["lost"] == found["twice"] == found["differ"] == 0
+    assert found["lost"] == found["twice"] == found["failed"] == found["differ"] == 0
     assert found["worker"] == found["raylet"] == 1
 
 

@@ -272,10 +272,10 @@ def test_a_resume_with_other_options_says_which(nas, folder):
 BROKEN = {
     "nothing": (lambda held: {}, "schema is None"),
     "newer": (lambda held: held | {"schema": "nas.search/9"}, "reads nas.search/1"),
-    "no space": (lambda held: {k: v for k, v in held.items() if k != "space"}, "'space' is missing"),
-    "costs": (lambda held: held | {"costs": 5}, "'costs' is missing or no object"),
+    "no space": (lambda held: {k: v for k, v in held.items() if k != "space"}, "space: field required"),
+    "costs": (lambda held: held | {"costs": 5}, "costs: input should be a valid dictionary"),
     "frame": (lambda held: held | {"macro": {"width": "x"}}, "search.json"),
-    "strategy": (lambda held: held | {"strategy": {}}, "'strategy' has no name"),
+    "strategy": (lambda held: held | {"strategy": {}}, "strategy.name: field required"),
 }
 
 

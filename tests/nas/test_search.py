@@ -316,7 +316,10 @@ def test_a_damaged_journal_is_one_line(tmp_path):
     for damage, says in (
         ("no json", "line 2"),
         (lines[2].replace('"id": 1', '"id": 77'), "id 77"),
-        ('{"event": "finished", "id": 5}', "id 5"),
+        ('{"event": "finished", "id": 5}', "line 2 .*metrics: field required"),
+        ('{"event": "failed", "id": 5, "reason": "", "seconds": 1}', "id 5, which was never asked"),
+        (lines[1] + "\n" + lines[1], "id 0 is its second"),
+        (lines[1].replace('"scores": [', '"scores": [0.5, '), "of another objective"),
     ):
         (out / "journal.jsonl").write_text("\n".join([lines[0], damage, *lines[2:]]) + "\n")
         with pytest.raises(BadInput, match=says) as caught:
