@@ -138,9 +138,9 @@ def test_a_job_searches_on_two_raylets_and_outlives_the_loss_of_one(nodes, tmp_p
 
     wait_for(lambda: len(begun_on()) == 2 and len(told("finished")) >= 4, 240, said.read_text)
     kill(second)
-    nodes.start(f"--address=127.0.0.1:{nodes.port}")
-    wait_for(lambda: len(begun_on()) == 3 or job.poll() is not None, 240, said.read_text)
-    assert job.poll() is None, f"the search was over before a node could join it: {nodes.logs()}"
+    third = nodes.start(f"--address=127.0.0.1:{nodes.port}")
+    # where candidates take less time than a worker takes to start, Tune may never use the new node
+    wait_for(lambda: len(members(third)) > 2, 240, nodes.logs)
 
     assert job.wait(400) == 0, said.read_text()
     assert Counter(e["id"] for e in told("finished")) == Counter(range(TRIALS)) and not told("failed")
