@@ -8,6 +8,7 @@ from experiments.options import accepted, frame, make_own, parse_sets, parse_sha
 from hw_models.runtimes import pin
 from nas.cost import load_cost
 from nas.errors import BadInput
+from nas.files import check_out
 from nas.space import Macro
 from search_spaces import SPACES
 
@@ -43,8 +44,7 @@ def main(o: Options) -> None:
         return _bundle(space, o)
     if o.out.exists():
         load_cost(o.out)  # only a table is written over
-    if not o.out.parent.is_dir():
-        raise BadInput(f"--out {o.out}: there is no folder {o.out.parent}; make it first")
+    check_out(o.out, "nas.cost/1")
     if o.threads is not None:
         pin(o.threads)
     common = dict(runtime=o.runtime, batch=o.batch, dtype=o.dtype, rounds=o.rounds, seed=o.seed)

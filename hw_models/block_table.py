@@ -8,7 +8,6 @@ both sides; it is never zero.
 
 import bisect
 import contextlib
-import functools
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
@@ -18,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from nas.config import macro_to_json
-from nas.cost import Cost, Stamp, load_cost, read_stamp, tabulate
+from nas.cost import Cost, Stamp, load_cost, read_stamp, tabulate_layers
 from nas.errors import BadInput
 from nas.evaluate import cache_root
 from nas.files import read_json, to_json, write_json
@@ -93,8 +92,7 @@ class BlockTable:
         kept = cache_root() / "costs" / f"{hashlib.sha256(what.encode()).hexdigest()[:32]}.json"
         with contextlib.suppress(BadInput):  # not there yet, or cut off
             return load_cost(kept, space)
-        price = functools.lru_cache(maxsize=4096)(lambda row: self.price(space.layers(row, macro)))
-        cost = tabulate(space, lambda row: price(tuple(row.tolist())), stamp)
+        cost = tabulate_layers(space, macro, self.price, stamp)
         kept.parent.mkdir(parents=True, exist_ok=True)
         cost.save(kept)
         return cost

@@ -6,15 +6,14 @@ nearest entries of the same kind; entries left out of TensorRT's profile are so 
 says so.
 """
 
-import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from nas.config import macro_to_json
-from nas.cost import Cost, Stamp, tabulate
+from nas.cost import Cost, Stamp, tabulate_layers
 from nas.errors import BadInput, suggest
 from nas.layers import Layer
 from nas.space import Macro, SearchSpace
@@ -92,9 +91,7 @@ class ConvTable:
         Raises:
             BadInput: as `conv`, or a convolution that is grouped, dilated or not square.
         """
-        stamp = replace(self.stamp, macro=macro_to_json(macro))
-        price = functools.lru_cache(maxsize=4096)(lambda row: self.price(space.layers(row, macro)))
-        return tabulate(space, lambda row: price(tuple(row.tolist())), stamp)
+        return tabulate_layers(space, macro, self.price, replace(self.stamp, macro=macro_to_json(macro)))
 
     def held_out(self, entries: int = 300, seed: int = 0) -> np.ndarray:
         """float64[entries]: relative errors of random entries, each predicted from the others."""
@@ -145,7 +142,6 @@ def read_profile(columns: dict[str, list[str]], where: str, precision: str, batc
     kinds = np.stack([depthwise, numbers["kernel"], numbers["stride"]], 1)[keep].astype(int)
     sizes = np.log2(np.stack([numbers[name] for name in SIZES], 1)[keep])
     times = np.log2(numbers["latency_ms"][keep])
-    of: dict[Kind, Any] = {Kind(bool(d), int(k), int(s)): None for d, k, s in np.unique(kinds, axis=0)}
-    mask = {kind: (kinds == np.asarray(kind, int)).all(1) for kind in of}
+    mask = {Kind(bool(d), int(k), int(s)): (kinds == (d, k, s)).all(1) for d, k, s in np.unique(kinds, axis=0)}
     stamp = Stamp("latency", "ms", device, "TensorRT", batch, precision, {}, f"sum of the convolutions alone, {where}")
     return ConvTable(stamp, {k: sizes[m] for k, m in mask.items()}, {k: times[m] for k, m in mask.items()})

@@ -280,6 +280,18 @@ def tabulate(
     return cost
 
 
+def tabulate_layers(
+    space: SearchSpace, macro: Macro, price: Callable[[tuple[Layer, ...]], float], stamp: Stamp
+) -> Cost:
+    """`tabulate` of a figure that is read off the layers at one frame, each row's layers resolved once.
+
+    Raises:
+        BadInput: as `tabulate`, and as `price`.
+    """
+    once = functools.lru_cache(maxsize=4096)(lambda row: price(space.layers(row, macro)))
+    return tabulate(space, lambda row: once(tuple(row.tolist())), stamp)
+
+
 def factor_groups(space: SearchSpace) -> tuple[tuple[int, ...], ...]:
     """The groups of decisions that figures add over: the space's, or each decision alone."""
     return space.factors or tuple((i,) for i in range(space.length))
