@@ -49,6 +49,7 @@ def options() -> argparse.Namespace:
 def main() -> None:
     """Everything, piece by piece; what is done already is read from ``figures.json``."""
     o = options()
+    o.out.mkdir(parents=True, exist_ok=True)
     space = ofa_mbv3_small(kernels=(3, 5))
     data, notes = load_data(o.data, limit=o.images), Notebook(o.out / "figures.json")
     recipe = Recipe(epochs=o.epochs, batch=64, learning_rate=0.1, weight_decay=1e-4, warmup=0.05, augment=AUGMENT)

@@ -86,7 +86,8 @@ class Driver:
         asked = jax.device_get(asked)
         if int(asked.id[0]) < 0:
             return None
-        trial = Trial(int(asked.id[0]), asked.row[0], int(asked.epochs[0]), bool(asked.random[0]))
+        # a copy, as a view would keep XLA's buffer, kilobytes, for the whole search
+        trial = Trial(int(asked.id[0]), np.array(asked.row[0]), int(asked.epochs[0]), bool(asked.random[0]))
         if trial.id != len(self.trials):
             raise BadInput(f"strategy: it asked for id {trial.id} where {len(self.trials)} is next; ids count from 0")
         if trial.row.shape != (self.space.length,):

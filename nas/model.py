@@ -162,7 +162,7 @@ def train_model(
         "data": data.name,
         "data_fingerprint": data.fingerprint,
     }
-    network = Network(architecture.layers, rngs=nnx.Rngs(0)).load(weights, stats)
+    network = Network(architecture.layers).load(weights, stats)
     network.eval()
     config = replace(architecture, metrics=found).to_dict()
     return Model(network, data.classes, data.mean, data.std, config, found), history
@@ -197,8 +197,7 @@ def load_model(folder: str | os.PathLike) -> Model:
     try:
         arrays = load_file(folder / "weights.safetensors")
         layers = layers_from_json(config["layers"])
-        # its arrays are shapes until they are loaded: to draw random ones takes seconds
-        network = nnx.eval_shape(lambda: Network(layers, rngs=nnx.Rngs(0)))
+        network = Network(layers)
         expected = {f"{n}/{k}": a.shape for g in network.weights() for n, d in g.items() for k, a in d.items()}
         if expected != {n: a.shape for n, a in arrays.items()}:
             raise BadInput(f"{folder}/weights.safetensors: weights do not fit the architecture beside them")

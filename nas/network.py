@@ -32,11 +32,19 @@ class Network(nnx.Module):
 
     Call it with float[B, H, W, C]; it gives what the last layer gives, logits float[B, classes] for a classifier.
     ``network.train()`` and ``network.eval()`` switch batch norm as in Flax.
+
+    Args:
+        layers: resolved.
+        rngs: draws the arrays; without it they are shapes alone until `load` sets them.
     """
 
-    def __init__(self, layers: tuple[Layer, ...], *, rngs: nnx.Rngs):
+    def __init__(self, layers: tuple[Layer, ...], *, rngs: nnx.Rngs | None = None):
         self.layers = tuple(layers)
-        self.modules = nnx.Dict({_key(layer.name): _module(layer, rngs) for layer in layers if trains(layer)})
+        trained = [layer for layer in self.layers if trains(layer)]
+        # Flax would draw layer by layer, and compile each draw: seconds for a network of fifty layers
+        self.modules = nnx.eval_shape(lambda: nnx.Dict({_key(layer.name): _module(layer) for layer in trained}))
+        if rngs is not None:
+            self.load(*init_layers(self.layers, rngs.params()))
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """float[B, *input shape] -> float[B, *output shape]."""
@@ -91,8 +99,8 @@ def _key(name: str) -> str:
     return name.replace(".", "/")  # nnx paths join by dots
 
 
-def _module(layer: Layer, rngs: nnx.Rngs) -> nnx.Module:
-    a = layer.attributes
+def _module(layer: Layer) -> nnx.Module:
+    a, rngs = layer.attributes, nnx.Rngs(0)
     channels = layer.input_shapes[0][-1]
     if layer.op == "linear":
         return nnx.Linear(channels, a["features"], use_bias=a["bias"], kernel_init=LINEAR_INIT, rngs=rngs)
@@ -163,28 +171,30 @@ def _fixed(layer: Layer, ins: list[jax.Array]) -> jax.Array:
 def init_layers(layers: Sequence[Layer], key: jax.Array) -> tuple[Weights, Stats]:
     """Newly drawn arrays of every layer that holds any, under layer names; the distributions of the Flax module's.
 
-    One draw is cut into all kernels: hundreds of draws would compile for minutes.
+    One draw is cut into all kernels: hundreds of draws would compile for minutes. Outside of a compiled program numpy
+    cuts, as XLA would compile each cut.
     """
     trained = [layer for layer in layers if trains(layer)]
     shapes = {layer.name: _kernel_shape(layer) for layer in trained if layer.op != "batch_norm"}
     sizes = [math.prod(shape) for shape in shapes.values()]
     # the barrier keeps XLA from computing the draw anew inside every kernel
     flat = jax.lax.optimization_barrier(jax.random.truncated_normal(key, -2, 2, (sum(sizes),)))
-    drawn = dict(zip(shapes, jnp.split(flat, np.cumsum(sizes)[:-1]), strict=True)) if shapes else {}
+    xp: Any = jnp if isinstance(flat, jax.core.Tracer) else np
+    drawn = dict(zip(shapes, xp.split(xp.asarray(flat), np.cumsum(sizes)[:-1]), strict=True)) if shapes else {}
     weights: Weights = {}
     stats: Stats = {}
     for layer in trained:
         a, width = layer.attributes, layer.output_shape[-1]
         if layer.op == "batch_norm":
-            stats[layer.name] = {"mean": jnp.zeros(width), "var": jnp.ones(width)}
+            stats[layer.name] = {"mean": xp.zeros(width, np.float32), "var": xp.ones(width, np.float32)}
             if a["affine"]:
-                weights[layer.name] = {"scale": jnp.ones(width), "bias": jnp.zeros(width)}
+                weights[layer.name] = {"scale": xp.ones(width, np.float32), "bias": xp.zeros(width, np.float32)}
         else:
             shape, gain = shapes[layer.name], KERNEL_GAIN if layer.op == "conv" else LINEAR_GAIN
             # 0.8796 is the standard deviation of a normal cut at two
-            kernel = drawn[layer.name].reshape(shape) * (math.sqrt(gain / math.prod(shape[:-1])) / 0.87962566)
-            weights[layer.name] = {"kernel": kernel} | ({"bias": jnp.zeros(width)} if a["bias"] else {})
-    return weights, stats
+            kernel = drawn[layer.name].reshape(shape) * np.float32(math.sqrt(gain / math.prod(shape[:-1])) / 0.87962566)
+            weights[layer.name] = {"kernel": kernel} | ({"bias": xp.zeros(width, np.float32)} if a["bias"] else {})
+    return jax.tree.map(jnp.asarray, (weights, stats))
 
 
 def _kernel_shape(layer: Layer) -> tuple[int, ...]:

@@ -43,7 +43,7 @@ class Elastic:
 
     def alone(self, row):
         """The extracted network, with XLA's own convolutions as Flax has them."""
-        model = Network(self.space.layers(row, self.macro), rngs=nnx.Rngs(0))
+        model = Network(self.space.layers(row, self.macro))
         for module in model.modules.values():
             if isinstance(module, nnx.Conv):
                 module.conv_general_dilated = jax.lax.conv_general_dilated

@@ -122,9 +122,7 @@ def plain(model):
 
 
 def own_network(case, row, weights, stats):
-    return plain(
-        Network(case.space.layers(row, case.macro), rngs=nnx.Rngs(0)).load(*case.supernet.extract(weights, stats, row))
-    )
+    return plain(Network(case.space.layers(row, case.macro)).load(*case.supernet.extract(weights, stats, row)))
 
 
 def test_every_space_is_in_the_table():

@@ -78,7 +78,7 @@ def cross_entropy(out, labels):
 
 def flax_network(case, row, weights, stats):
     """The extracted network with XLA's own convolutions, as Flax has them."""
-    model = Network(SPACE.layers(row), rngs=nnx.Rngs(0)).load(*case[0].extract(weights, stats, row))
+    model = Network(SPACE.layers(row)).load(*case[0].extract(weights, stats, row))
     for module in model.modules.values():
         if isinstance(module, nnx.Conv):
             module.conv_general_dilated = jax.lax.conv_general_dilated

@@ -41,7 +41,7 @@ RECIPE = Recipe(epochs=2, batch=32, learning_rate=0.05, weight_decay=1e-3, gradi
 
 def by_hand(layers, weights, stats, images, labels, order, total):
     """Flax network, optax's own SGD and cosine schedule, a plain loop."""
-    network = Network(layers, rngs=nnx.Rngs(0)).load(weights, stats)
+    network = Network(layers).load(weights, stats)
     network.train()
     optimizer = optax.chain(
         optax.clip_by_global_norm(1.0),

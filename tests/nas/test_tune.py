@@ -1,5 +1,6 @@
 """The same search through real Ray: same trials, same journal, real kills."""
 
+import gc
 import json
 import os
 import signal
@@ -8,6 +9,7 @@ import sys
 import time
 
 import pytest
+from ray.tune.experiment import Trial
 
 from nas import tune
 from nas.errors import BadInput
@@ -64,6 +66,17 @@ def test_one_worker_gives_what_this_process_gives_whatever_the_strategy():
     through_ray = tune.search(SPACE, strategy, function(score, SPACE), trials=20, workers=1)
     here = search(SPACE, strategy, function(score, SPACE), trials=20)
     assert [t.row.tolist() for t in through_ray.trials] == [t.row.tolist() for t in here.trials]
+
+
+def test_what_tune_keeps_of_finished_trials_is_bounded():
+    kept = []
+
+    def count(event, driver, trial):
+        if event == "told" and trial.id == 239:
+            kept.append(sum(isinstance(o, Trial) for o in gc.get_objects()))
+
+    found = tune.search(SPACE, random_search(SPACE), function(score, SPACE), trials=240, observer=count)
+    assert found.complete and kept[0] < 150
 
 
 def test_failures_rungs_and_reused_workers():
