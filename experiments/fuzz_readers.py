@@ -15,8 +15,11 @@ from experiments.fit_command import read_values
 from experiments.options import parse_named, parse_sets, parse_shape, parse_time
 from experiments.own_table import from_csv
 from experiments.run_search import reopened
+from experiments.tables import read_csv
 from hw_models.block_table import load_blocks
 from hw_models.bundle import read_results
+from hw_models.conv_table import Kind, read_profile
+from hw_models.grid_table import grid_cost
 from hw_models.readers import FORMATS, import_blocks
 from hw_models.samples import SCHEMA as SAMPLES
 from hw_models.samples import open_samples
@@ -161,6 +164,10 @@ PUBLISHED: dict[str, tuple[str, str, str | None]] = {
         "latency_ms",
     ),
 }
+_CONVS = (
+    "precision,conv_type,batch,in_ch,in_h,in_w,out_ch,kernel,stride,elmt_fused,latency_ms\n"
+    "fp16,Regular,1,16,32,32,24,3,1,0,0.01\nfp16,Depthwise,1,16,32,32,16,3,2,0,0.02\nfp16,Regular,1,32,28,28,24,3,1,0,0.03\n"
+)
 
 
 def _published(folder: Path) -> list[Reader]:
@@ -173,7 +180,15 @@ def _published(folder: Path) -> list[Reader]:
         source = place if form == "ofa" else path
         read = lambda form=form, source=source, column=column: import_blocks(form, source, column=column)  # noqa: E731
         found.append(Reader(f"import {form}", path, read))
-    return found
+    convs = _written(folder / "convs.csv", _CONVS)
+    grid = _written(folder / "grid.txt", "# ms\n" + "0.5 1 0 2.5e-3 4\n" * SPACE.length)
+    profile = lambda: read_profile(read_csv(convs), "convs.csv", "fp16", 1, "a card")  # noqa: E731
+    measured = dict(quantity="latency", factor=1.0, device="a board")
+    return [
+        *found,
+        Reader("import tensorrt", convs, lambda: profile().conv(Kind(False, 3, 1), (16, 24, 28))),
+        Reader("import grid", grid, lambda: grid_cost(grid, SPACE, SMALL, **measured)(ROW[None])),
+    ]
 
 
 def _columns(folder: Path) -> list[Reader]:

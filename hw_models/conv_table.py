@@ -19,6 +19,7 @@ from nas.layers import Layer
 from nas.space import Macro, SearchSpace
 
 NEIGHBOURS = 12
+MOST = 1e9  # of any figure of a profile
 FARTHEST = 1.0  # octaves from the nearest entry, in channels or side; beyond it a block is refused
 SIZES = ("in_ch", "out_ch", "in_h")
 COLUMNS = ("precision", "conv_type", "batch", *SIZES, "in_w", "kernel", "stride", "elmt_fused", "latency_ms")
@@ -132,12 +133,15 @@ def read_profile(columns: dict[str, list[str]], where: str, precision: str, batc
             numbers[name] = np.asarray(columns[name])[here].astype(np.float64)
         except ValueError:
             raise BadInput(f"{where}: column '{name}' holds what is no number") from None
+        if not (np.abs(numbers[name]) < MOST).all():
+            raise BadInput(f"{where}: column '{name}' holds what is not finite, or above {MOST:g}")
     batches = sorted({int(b) for b in numbers["batch"]})
     if batch not in batches:
         raise BadInput(f"{where}: no batch {batch} at {precision}; it has {', '.join(map(str, batches))}")
     keep = (numbers["batch"] == batch) & (numbers["elmt_fused"] == 0) & (numbers["in_h"] == numbers["in_w"])
-    if not (numbers["latency_ms"][keep] > 0).all() or not keep.any():
-        raise BadInput(f"{where}: latencies must be above zero")
+    above_zero = all((numbers[name][keep] > 0).all() for name in ("latency_ms", *SIZES))
+    if not above_zero or not keep.any():
+        raise BadInput(f"{where}: latencies, channels and sides must be above zero")
     depthwise = np.asarray(columns["conv_type"])[here] == "Depthwise"
     kinds = np.stack([depthwise, numbers["kernel"], numbers["stride"]], 1)[keep].astype(int)
     sizes = np.log2(np.stack([numbers[name] for name in SIZES], 1)[keep])

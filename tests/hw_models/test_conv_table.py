@@ -84,6 +84,8 @@ BAD = {
     "precision": (lambda: read_profile(profile(), "p.csv", "fp23", 1, "x"), "did you mean 'fp32'"),
     "batch": (lambda: read_profile(profile(), "p.csv", "fp32", 2, "x"), "no batch 2"),
     "negative": (lambda: table(latency_ms=["-1"] * 128), "above zero"),
+    "no side": (lambda: table(in_h=["0"] * 128, in_w=["0"] * 128), "above zero"),
+    "nan": (lambda: table(batch=["nan"] * 128), "'batch' holds what is not finite"),
     "words": (lambda: table(kernel=["three"] * 128), "'kernel' holds what is no number"),
     "column": (lambda: read_profile({"precision": ["fp32"]}, "p.csv", "fp32", 1, "x"), "no column 'conv_type'"),
 }
