@@ -19,9 +19,9 @@ import pytest
 pytest.importorskip("aiohttp", reason="the extra 'cluster' (ray[default]) is not installed")
 ROOT = Path(__file__).resolve().parents[2]
 RAY = [sys.executable, "-m", "ray.scripts.scripts"]
-TRIALS = 40
+TRIALS = 30
 # a candidate must take longer than a worker takes to start: Tune gives it to whoever is free first
-JOB = "from experiments.quickstart import main; main({out!r}, trials={trials}, epochs=80)"
+JOB = "from experiments.quickstart import main; main({out!r}, trials={trials}, epochs=30)"
 
 
 def free_ports(count):
