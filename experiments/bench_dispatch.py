@@ -14,6 +14,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from nas import ray_cluster
 from nas import tune as ours
 from nas.evaluate import function
 from nas.search import search
@@ -71,8 +72,8 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=200)
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
-    ours._connect(None)
-    workers = ours.cores()
+    ray_cluster.connect(None)
+    workers = ray_cluster.cores()
     run_raw(4, workers)
     run_ours(4)
     seconds: dict[str, list[float]] = {"ours": [], "raw": [], "ours without Ray": []}

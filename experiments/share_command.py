@@ -65,6 +65,6 @@ def run(o: Any, sharing: Sharing, searcher: str | None, common: Mapping[str, Any
 
 def _through_ray(o):
     print("nas: starting Ray", file=sys.stderr)
-    from nas import tune
+    from nas.tune_shared import train_shared
 
-    return functools.partial(tune.train_shared, workers=o.workers, cpus=o.cpus, gpus=o.gpus, address=o.address)
+    return functools.partial(train_shared, workers=o.workers, cpus=o.cpus, gpus=o.gpus, address=o.address)

@@ -218,7 +218,7 @@ def search(
         observer: of the trials, called as there.
         watch: of the training, called with (seed, steps done, metrics of the last step).
         train: ``(sharing, seeds, folder, seconds, watch) -> [Shared]``; default one after the other in this process.
-            `nas.tune.train_shared` is the one through Ray Tune.
+            `nas.tune_shared.train_shared` is the one through Ray Tune.
 
     Raises:
         BadInput: a method that needs a searcher without one, and what `nas.search.search` refuses.

@@ -1,29 +1,13 @@
-"""The same search through Ray Tune, on this machine or a cluster. The only file that imports Ray."""
+"""The same search through Ray Tune, on this machine or a cluster."""
 
 import contextlib
 import json
-import logging
-import math
-import os
 import shutil
-import signal
-import socket
 import tempfile
-import threading
 import time
-import warnings
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-# read by Ray when it is imported: our own journal and progress take the place of its loggers and tables
-os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
-os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
-# workers stay in the folder they were started in, where relative names of data mean what the person meant
-os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
-os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-
-import numpy as np
 import ray
 from ray import tune
 from ray.tune.progress_reporter import TrialProgressCallback
@@ -33,15 +17,14 @@ from ray.tune.search import Searcher
 from nas.cost import Cost
 from nas.driver import Driver, Observer, open_driver, quiet
 from nas.errors import BadInput
-from nas.evaluate import CandidateFailed, Evaluation, Job, Rung
+from nas.evaluate import Evaluation
 from nas.handover import Results
 from nas.objective import Objective
-from nas.one_shot import Shared
+from nas.ray_cluster import StaysHere, check_address, connect, connected, fitting, stands
 from nas.result import Result
-from nas.search import FAILURES
-from nas.sharing import Sharing, Watch, checkpoint_of, nothing_trained
 from nas.space import Macro, SearchSpace
 from nas.strategy import Strategy
+from nas.tune_worker import Worker
 
 MAX_RESTARTS = 5  # of a Ray of our own that dies
 
@@ -100,14 +83,14 @@ def search(
     if trial_seconds is not None and not trial_seconds > 0:
         raise BadInput(f"trial_seconds is {trial_seconds}; it must be above zero")
     if address is not None:
-        _check_address(address)  # before anything is written
+        check_address(address)  # before anything is written
     driver = open_driver(
         space, strategy, evaluation, objective, costs, trials, seconds, seed, eta, macro, out, resume, executor="ray"
     )
     # a search that is over already needs no cluster
-    connected = contextlib.nullcontext(False) if driver.over else _connected(address)
-    with contextlib.closing(driver.folder), connected as own:
-        workers = 0 if driver.over else _workers(workers, cpus, gpus)
+    cluster = contextlib.nullcontext(False) if driver.over else connected(address)
+    with contextlib.closing(driver.folder), cluster as own:
+        workers = 0 if driver.over else fitting(workers, cpus, gpus)
         driver.start()
         results = Results(None if driver.folder.path is None else driver.folder.path.resolve() / ".results")
         driver.adopt(results.read())
@@ -124,92 +107,11 @@ def search(
                     raise BadInput("ray: the cluster has gone; nothing finished is lost: start it, and --resume")
                 driver.again()
                 ray.shutdown()
-                _connect(None)
+                connect(None)
         results.clear()
     result = driver.result(started)
     observer("end", driver, None)
     return result
-
-
-@contextlib.contextmanager
-def _connected(address):
-    """Ray, started where it is not there yet and then shut down at the end; gives whether it was."""
-    own = not ray.is_initialized()
-    try:
-        _connect(address)
-        yield own
-    finally:
-        if own and ray.is_initialized():
-            ray.shutdown()
-
-
-def _connect(address):
-    if ray.is_initialized():
-        return
-    address = address or os.environ.get("RAY_ADDRESS")
-    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    _quieten()
-    if address is None:
-        options |= {"include_dashboard": False, "num_cpus": cores()}
-    else:
-        _check_address(address)
-    try:
-        with warnings.catch_warnings():
-            # Ray starts its processes by fork and exec at once; the threads that JAX warns about are not carried over
-            warnings.filterwarnings("ignore", message="os.fork", category=RuntimeWarning)
-            ray.init(address=address, **options)
-        _quieten()
-    except ConnectionError as error:
-        raise BadInput(f"address: no Ray cluster at '{address}' ({str(error).splitlines()[0]})") from None
-
-
-def _check_address(address):
-    """Ray itself tries for minutes and then kills the process."""
-    host, colon, port = address.removeprefix("ray://").rpartition(":")
-    if not colon:
-        if address in ("auto", "local"):
-            return
-        raise BadInput(f"address: '{address}' is none; give host:port or auto, or leave it out")
-    try:
-        socket.create_connection((host, int(port)), timeout=10).close()
-    except (OSError, ValueError) as error:
-        raise BadInput(f"address: no Ray cluster at '{address}' ({error}); give host:port, or leave it out") from None
-
-
-def _quieten():
-    # Ray sets its levels again when it starts
-    for name in ("ray", "ray.tune", "ray.air", "ray._private.authentication"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _workers(asked, cpus, gpus):
-    there = ray.cluster_resources()
-    room = int(there.get("CPU", 0) // cpus) if cpus else 10**6
-    if gpus:
-        room = min(room, int(there.get("GPU", 0) / gpus))
-    if asked is not None and asked < 1:
-        raise BadInput(f"workers is {asked}; it must be at least 1")
-    if room < 1 or (asked or 1) > room:
-        most = f"ask for at most {room}" if room else "give each of them less"
-        have = ", ".join(f"{there.get(k, 0):g} {k}s" for k in ("CPU", "GPU") if k == "CPU" or gpus)
-        need = f"{cpus:g} CPUs" + (f" and {gpus:g} GPUs" if gpus else "")
-        raise BadInput(f"workers: {asked or 1} of {need} each do not fit into {have}; {most}")
-    return asked or room
-
-
-def _stands(node: str | None = None) -> bool:
-    """Whether the raylet of a node answers, or of any; Ray itself takes up to 15 seconds to call one dead."""
-    for one in ray.nodes():
-        if one["Alive"] and node in (None, one["NodeID"]):
-            with contextlib.suppress(OSError):
-                socket.create_connection((one["NodeManagerAddress"], one["NodeManagerPort"]), timeout=2).close()
-                return True
-    return False
 
 
 def _run(driver, own_worker, observer, workers, callbacks):
@@ -219,7 +121,7 @@ def _run(driver, own_worker, observer, workers, callbacks):
         shutil.rmtree(left, ignore_errors=True)
     with tempfile.TemporaryDirectory(prefix=".ray-", dir=root, ignore_cleanup_errors=True) as storage:
         trainable = tune.with_resources(
-            tune.with_parameters(_Worker, **own_worker), {"cpu": own_worker["cpus"], "gpu": own_worker["gpus"]}
+            tune.with_parameters(Worker, **own_worker), {"cpu": own_worker["cpus"], "gpu": own_worker["gpus"]}
         )
         tuner = tune.Tuner(
             trainable,
@@ -250,14 +152,7 @@ def _run(driver, own_worker, observer, workers, callbacks):
         return watch.gone
 
 
-class _StaysHere:
-    """Ray pickles its searcher, scheduler and callbacks for a resume of its own; ours reads the journal."""
-
-    def __getstate__(self):
-        return {}
-
-
-class _Alive(_StaysHere, tune.Callback):
+class _Alive(StaysHere, tune.Callback):
     """Ends Tune's loop when no node of Ray is left: it would wait for ever.
 
     A cluster whose head stands is waited for: spot machines come back.
@@ -269,12 +164,12 @@ class _Alive(_StaysHere, tune.Callback):
     def on_step_begin(self, iteration, trials, **info):
         if time.monotonic() - self.looked > 5:
             self.looked = time.monotonic()
-            self.gone = not _stands()
+            self.gone = not stands()
             if self.gone:
                 raise ConnectionError("no node of Ray is left")
 
 
-class _Silent(_StaysHere, TrialProgressCallback):
+class _Silent(StaysHere, TrialProgressCallback):
     """In the place of Tune's own, which prints nothing here, but keeps every trial: 30 kilobytes each."""
 
     def log_result(self, *args, **kwargs):
@@ -284,7 +179,7 @@ class _Silent(_StaysHere, TrialProgressCallback):
         """Nothing."""
 
 
-class _Retries(_StaysHere, tune.Callback):
+class _Retries(StaysHere, tune.Callback):
     def __init__(self, driver: Driver):
         self.driver = driver
 
@@ -292,173 +187,7 @@ class _Retries(_StaysHere, tune.Callback):
         self.driver.retried(trial.config["job"]["id"], "its worker died")
 
 
-def train_shared(
-    sharing: Sharing,
-    seeds: Sequence[int],
-    folder: Path | None,
-    seconds: float | None,
-    watch: Watch,
-    *,
-    workers: int | None = None,
-    cpus: float | None = None,
-    gpus: float = 0,
-    address: str | None = None,
-) -> list[Shared]:
-    """`nas.sharing.train_here` with a worker for each seed; a worker that dies goes on from its last checkpoint.
-
-    Args:
-        sharing: see there, as all up to `watch`. On a cluster `folder` must lie where every node can write.
-        seeds: see there.
-        folder: see there; None takes a temporary one of this machine.
-        seconds: see there.
-        watch: called in this process, about every two seconds for each seed.
-        workers: seeds at once; default: as many as Ray's CPUs (and GPUs) hold.
-        cpus: cores of each worker; default: all of them, shared by the seeds.
-        gpus: share of a GPU of each worker.
-        address: of a running cluster; default RAY_ADDRESS, else a Ray of its own on this machine.
-
-    Raises:
-        BadInput: as there; or more workers than the machine has cores for.
-    """
-    with _connected(address):
-        cpus = cpus or max(1, ray.cluster_resources().get("CPU", 1) // len(seeds))
-        workers = _workers(workers, cpus, gpus)
-        with tempfile.TemporaryDirectory(prefix=".ray-", dir=folder and folder.parent) as storage:
-            folder = folder or Path(storage)
-            seed_trainable = tune.with_parameters(
-                _train_seed, sharing=sharing, folder=folder.resolve(), seconds=seconds, cpus=cpus, gpus=gpus
-            )
-            tuner = tune.Tuner(
-                tune.with_resources(seed_trainable, {"cpu": cpus, "gpu": gpus}),
-                param_space={"seed": tune.grid_search(list(seeds))},
-                tune_config=tune.TuneConfig(max_concurrent_trials=workers),
-                run_config=tune.RunConfig(
-                    name="train",
-                    storage_path=storage,
-                    verbose=0,
-                    # the checkpoint of a seed is written by its worker, and a retried worker goes on from it
-                    failure_config=tune.FailureConfig(max_failures=3),
-                    callbacks=[_Watching(watch)],
-                ),
-            )
-            grid = tuner.fit()
-            bad = {}
-            for result in map(grid.__getitem__, range(len(grid))):
-                bad[(result.config or {})["seed"]] = (result.metrics or {}).get("reason") or result.error
-            good = [seed for seed in seeds if bad.get(seed) is None]
-            if not good:
-                raise nothing_trained(sharing, seeds[0], bad[seeds[0]])
-            # what was interrupted is taken as far as it came
-            return [sharing.train(seed, checkpoint_of(folder, seed), 0.0) for seed in good]
-
-
-def _train_seed(config, sharing, folder, seconds, cpus, gpus):
-    _limit_xla(cpus, gpus)
-    shown = time.monotonic()
-
-    def report(seed, done, metrics):
-        nonlocal shown
-        if time.monotonic() - shown > 2:
-            shown = time.monotonic()
-            tune.report({"steps": done, "metrics": metrics})
-
-    try:
-        sharing.train(config["seed"], checkpoint_of(folder, config["seed"]), seconds, report)
-    except CandidateFailed as error:
-        tune.report({"reason": str(error)})
-
-
-class _Watching(_StaysHere, tune.Callback):
-    def __init__(self, watch: Watch):
-        self.watch = watch
-
-    def on_trial_result(self, iteration, trials, trial, result, **info):
-        if "steps" in result:
-            self.watch(trial.config["seed"], result["steps"], result["metrics"])
-
-
-def _limit_xla(cpus, gpus):
-    # XLA reads these when it starts, with the first array, not when it is imported
-    os.environ["NPROC"] = str(max(1, int(cpus)))
-    if 0 < gpus < 1:
-        os.environ["XLA_PYTHON_CLIENT_MEM_FRACTION"] = f"{0.9 * gpus:.3f}"
-
-
-class _Worker(tune.Trainable):
-    """One process; it prepares the evaluation once and then takes one candidate after the other."""
-
-    def setup(self, config, evaluation=None, results=None, cpus=1, gpus=0, limit=None):
-        _limit_xla(cpus, gpus)
-        self._evaluation, self._results, self._limit = evaluation, results, limit
-        self._evaluate = self._watchdog = None
-        self.reset_config(config)
-
-    def reset_config(self, new_config):
-        self._job = new_config["job"]
-        self._reports: Any = None
-        return True
-
-    def _begin(self):
-        # in the first step, not before: Ray gives a candidate whose worker is still starting to one that is free, and
-        # gives up the starting one, which would then never get through a long preparation
-        job = self._job
-        self._results.begun(job["id"], on=ray.get_runtime_context().get_node_id())
-        self._evaluate = self._evaluate or self._evaluation()
-        self._watch()
-        self._reports = self._evaluate(Job(job["id"], np.asarray(job["row"], np.int32), job["epochs"], job["seed"]))
-        self._began = time.monotonic()
-
-    def _watch(self):
-        """Kills this process when the candidate takes too long: nothing gentler ends a hang inside compiled code."""
-        self._unwatch()
-        if self._limit is not None:
-            self._watchdog = threading.Timer(self._limit, self._kill)
-            self._watchdog.daemon = True
-            self._watchdog.start()
-
-    def _unwatch(self):
-        if self._watchdog is not None:
-            self._watchdog.cancel()
-
-    def _kill(self):
-        self._results.late(self._job["id"], set=True)
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    def step(self):
-        if self._limit is not None and self._results.late(self._job["id"]):
-            reason = f"it took longer than {self._limit:g} s"
-            return {"reason": reason, "seconds": self._limit, tune.result.DONE: True}
-        if self._reports is None:
-            self._begin()
-        try:
-            metrics = next(self._reports)
-        except StopIteration:
-            return {"reason": "the evaluation gave no metrics", tune.result.DONE: True}
-        except FAILURES as error:
-            seconds = time.monotonic() - self._began
-            return {"reason": str(error) or type(error).__name__, "seconds": seconds, tune.result.DONE: True}
-        found = {"seconds": time.monotonic() - self._began, **metrics}
-        # the plain figures are for callbacks such as TensorBoard; Ray flattens and renames, the report is ours
-        last = not isinstance(metrics, Rung)
-        if last:
-            self._unwatch()
-            if all(map(math.isfinite, found.values())):
-                self._results.write(self._job["id"], found)
-        return {**found, "report": json.dumps({"metrics": found, "last": last}), tune.result.DONE: last}
-
-    def save_checkpoint(self, checkpoint_dir):
-        return None
-
-    def load_checkpoint(self, checkpoint):
-        """A retried candidate starts again."""
-
-    def cleanup(self):
-        self._unwatch()
-        if hasattr(self._reports, "close"):
-            self._reports.close()
-
-
-class _Asker(_StaysHere, Searcher):
+class _Asker(StaysHere, Searcher):
     """Ray's side of the strategy; Ray's trial ids become ours."""
 
     def __init__(self, driver: Driver, observer: Observer, results: Results):
@@ -479,7 +208,7 @@ class _Asker(_StaysHere, Searcher):
         if self.driver.trials[id].status != "pending":
             return
         if error or not result:
-            if not self.results.to_blame(id, _stands):
+            if not self.results.to_blame(id, stands):
                 self.driver.retried(id, "its node went, or its worker never began")
                 return self.driver.again([id])
             trial = self.driver.fail(id, "its worker died twice (out of memory, or killed)")
@@ -491,7 +220,7 @@ class _Asker(_StaysHere, Searcher):
         self.observer("told", self.driver, trial)
 
     def save(self, checkpoint_path):
-        """Nothing, as `_StaysHere`."""
+        """Nothing, as `StaysHere`."""
 
     def restore(self, checkpoint_path):
         """Nothing."""
@@ -514,7 +243,7 @@ def _forget(controller, at_least: int = 100) -> None:
         getattr(controller, "_trial_metadata", {}).pop(trial.trial_id, None)
 
 
-class _Rungs(_StaysHere, FIFOScheduler):
+class _Rungs(StaysHere, FIFOScheduler):
     """Stops candidates at rungs."""
 
     def __init__(self, driver: Driver, observer: Observer):

@@ -230,7 +230,7 @@ RAYS_OWN = ("DeprecationWarning", "FutureWarning", "ResourceWarning")
 
 @pytest.mark.filterwarnings(*(f"ignore::{name}" for name in RAYS_OWN))
 def test_through_ray_a_killed_worker_goes_on_and_nothing_differs(tmp_path, undisturbed):
-    from nas import tune
+    from nas.tune_shared import train_shared as train_shared_by_ray
 
     killed = tmp_path / "killed"
 
@@ -251,7 +251,7 @@ def test_through_ray_a_killed_worker_goes_on_and_nothing_differs(tmp_path, undis
         seeds=2,
         seed=5,
         out=tmp_path / "a",
-        train=tune.train_shared,
+        train=train_shared_by_ray,
         watch=watch,
     )
     assert killed.exists()

@@ -11,7 +11,7 @@ import time
 import pytest
 from ray.tune.experiment import Trial
 
-from nas import tune
+from nas import ray_cluster, tune
 from nas.errors import BadInput
 from nas.evaluate import CandidateFailed, Rung, function
 from nas.objective import pareto
@@ -34,7 +34,7 @@ def ray_started():
     """One Ray for the tests of this file that need none of their own."""
     import ray
 
-    tune._connect(None)
+    ray_cluster.connect(None)
     yield
     ray.shutdown()
 
@@ -97,7 +97,7 @@ def test_failures_rungs_and_reused_workers():
     status = {t.status for t in result.trials}
     assert status == {"finished", "stopped", "failed"} and result.complete
     assert {t.reason for t in result.trials if t.status == "failed"} == {"nothing in it"}
-    assert len({t.metrics["pid"] for t in result.trials if t.metrics}) <= tune.cores()
+    assert len({t.metrics["pid"] for t in result.trials if t.metrics}) <= ray_cluster.cores()
     assert max(t.metrics["accuracy"] for t in result.trials if t.status == "finished") == max(
         t.metrics["accuracy"] for t in result.trials if t.metrics
     )
@@ -119,7 +119,7 @@ def test_a_candidate_that_kills_its_worker_is_a_failed_trial(tmp_path):
 
 CHILD = """
 import sys, time
-from nas import tune
+from nas import ray_cluster, tune
 from nas.evaluate import function
 from search_spaces import nasbench201
 from strategies import regularized_evolution
@@ -205,9 +205,9 @@ def test_workers_that_do_not_fit(options, says):
 def test_no_cluster_at_the_address():
     code = """
 from nas.errors import BadInput
-from nas.tune import _connect
+from nas.ray_cluster import connect
 try:
-    _connect("127.0.0.1:1")
+    connect("127.0.0.1:1")
 except BadInput as error:
     print("BadInput", error)
 """
