@@ -73,7 +73,7 @@ def main(options: Options) -> None:
             "(below a twentieth of the median) and left out",
             file=sys.stderr,
         )
-    rows, values = rows[good], values[good]
+    rows, values = once_each(rows[good], values[good], str(options.csv))
     check(rows, values, stamp)
     found = {"device": stamp.device, "quantity": stamp.quantity, "unit": stamp.unit, "dropped": int((~good).sum())}
     if options.samples is not None and options.out is not None:
@@ -154,6 +154,27 @@ def read_values(columns: dict[str, list[str]], name: str, where: str) -> np.ndar
         except ValueError:
             raise BadInput(f"{where}, row {i + 1}: column '{name}' is '{cell[:40]}'; it must be a number") from None
     return found
+
+
+def once_each(rows: np.ndarray, values: np.ndarray, where: str) -> tuple[np.ndarray, np.ndarray]:
+    """Rows int32[M, L], each once and in their order, with the median of what was measured of each.
+
+    A network that stands on both sides of a cross-validation would make the error look smaller than it is.
+    """
+    _, first, of = np.unique(rows, axis=0, return_index=True, return_inverse=True)
+    if len(first) == len(rows):
+        return rows, values
+    groups = np.split(values[np.argsort(of, kind="stable")], np.cumsum(np.bincount(of.ravel()))[:-1])
+    medians = np.asarray([np.median(group) for group in groups])
+    many = [group for group in groups if len(group) > 1]
+    spread = float(np.mean([np.ptp(group) / np.median(group) for group in many]))
+    print(
+        f"nas: {where}: {len(many)} networks are there more than once; each counts once, with its median "
+        f"(repeats lie {spread:.1%} apart)",
+        file=sys.stderr,
+    )
+    order = np.argsort(first)
+    return rows[first[order]], medians[order]
 
 
 def stamp_of(options: Options, space: SearchSpace) -> Stamp:

@@ -20,6 +20,7 @@ from experiments.options import (
 )
 from hw_models.roofline import roofline
 from nas import config as configs
+from nas.augment import check_sizes
 from nas.cost import count_costs
 from nas.data import load
 from nas.errors import BadInput, suggest
@@ -48,6 +49,7 @@ def train(path, data_name, out, sets, width, depth, limit, seed, own, as_json):
     data = load(data_name, **({} if limit is None else {"limit": limit}))
     base = architecture.recipe or defaults_for(data.input_shape).train
     recipe = base.replace(**settings)
+    check_sizes(recipe.augment, data.input_shape)
     _check_out(Path(out))
     with _bar(recipe.epochs, "training") as step:
         model, history = train_model(architecture, data, recipe, seed=seed, progress=step)
@@ -92,7 +94,8 @@ def _bar(total, what):
         times = TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn()
         with Progress(*columns, *times, console=Console(stderr=True), disable=not sys.stderr.isatty()) as progress:
             task = progress.add_task(f"{what} (compiling)", total=total)
-
+            if not sys.stderr.isatty():
+                print(f"nas: {what} for {total} epochs; compiling first", file=sys.stderr)
             said = time.monotonic()
 
             def step(epoch, metrics):

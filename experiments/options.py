@@ -6,7 +6,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -62,11 +62,15 @@ def split_sets(sets: Mapping[str, Any], takers: Mapping[str, list[str]]) -> dict
     return out
 
 
-def call(what: str, factory: Callable, *args, **arguments):
-    """Calls a factory; a value of a wrong type becomes one line."""
+def check_types(what: str, factory: Callable, arguments: Mapping[str, Any]) -> None:
+    """Refuses values of ``--set`` that are of another type than the factory's own defaults.
+
+    Raises:
+        BadInput: says which type would be right.
+    """
     parameters = inspect.signature(factory).parameters
     for name, value in arguments.items():
-        default = parameters[name].default
+        default = parameters[name].default if name in parameters else None
         number = isinstance(default, int | float) and not isinstance(default, bool)
         if number and (isinstance(value, bool) or not isinstance(value, int | float)):
             raise BadInput(f"--set {name}: {what} takes a number, not {value!r}")
@@ -74,6 +78,16 @@ def call(what: str, factory: Callable, *args, **arguments):
             raise BadInput(f"--set {name}: {what} takes a whole number, not {value!r}")
         if isinstance(default, bool) and not isinstance(value, bool):
             raise BadInput(f"--set {name}: {what} takes true or false, not {value!r}")
+        if isinstance(default, tuple | list) and isinstance(value, str | int | float | dict):
+            example = json.dumps(list(default[:2]))
+            raise BadInput(f"--set {name}: {what} takes a list, such as --set '{name}={example}', not {value!r}")
+        if isinstance(default, str) and isinstance(value, int | float | list | dict):
+            raise BadInput(f"--set {name}: {what} takes a text, such as {default[:60]!r}, not {value!r}")
+
+
+def call(what: str, factory: Callable, *args, **arguments):
+    """Calls a factory; a value of a wrong type becomes one line."""
+    check_types(what, factory, arguments)
     try:
         return factory(*args, **arguments)
     except (TypeError, ValueError) as error:
@@ -112,6 +126,7 @@ def space_factory(name: str, spaces: Mapping[str, Callable[..., SearchSpace]]) -
 
 def make_own(name: str, factory: Callable, **arguments: Any) -> SearchSpace:
     """Calls a space factory, which may be a person's own."""
+    check_types(name, factory, arguments)
     try:
         space = factory(**arguments)
     except BadInput:
@@ -229,6 +244,22 @@ def read_limits(items: list[str], quantities: Mapping[str, str]) -> tuple[Limit,
             )
         limits.append(Limit(name, parse_quantity(value, quantities[name], f"--limit {name}")))
     return tuple(limits)
+
+
+def check_reachable(limits: Sequence[Limit], costs: Mapping[str, Cost]) -> None:
+    """Refuses limits that no architecture of the space can meet, before anything is trained for them.
+
+    Raises:
+        BadInput: says what the cheapest takes.
+    """
+    for limit in limits:
+        cost = costs.get(limit.cost)
+        if cost is not None and cost.least > limit.value:
+            unit = f" {cost.stamp.unit}".rstrip()
+            raise BadInput(
+                f"--limit {limit.cost}: no architecture of the space is within {limit.value:g}{unit}; the cheapest "
+                f"takes {cost.least:.4g}{unit} or more"
+            )
 
 
 def make_objective(kind: str, costs: list[str], limits: tuple[Limit, ...]) -> Objective:

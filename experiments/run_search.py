@@ -13,6 +13,7 @@ from experiments.options import (
     COUNTED,
     RECIPE_SETTINGS,
     accepted,
+    check_reachable,
     defaults_for,
     known_spaces,
     make_objective,
@@ -30,6 +31,8 @@ from experiments.options import (
 from experiments.starts import given_rows, kept_rows, parse_warm_start, start_row
 from hw_models.measure import measure
 from nas import config as configs
+from nas.augment import check_sizes
+from nas.cost import count_costs
 from nas.data import load
 from nas.driver import reopen
 from nas.errors import BadInput, suggest
@@ -114,8 +117,13 @@ def main(o: Options) -> None:
     given = read_costs([c for c in o.cost if not c.endswith("=measure")], space, None)
     quantities = {name: name for name in COUNTED} | {name: "latency" for name, _ in parse_named(o.cost, "--cost")}
     quantities |= {name: cost.stamp.quantity for name, cost in given.items()}
-    make_objective(o.objective, [n for n, _ in parse_named(o.cost, "--cost")], read_limits(o.limit, quantities))
+    wanted = make_objective(
+        o.objective, [n for n, _ in parse_named(o.cost, "--cost")], read_limits(o.limit, quantities)
+    )
+    counted = count_costs(space, macro) if any(limit.cost in COUNTED for limit in wanted.limits) else {}
+    check_reachable(wanted.limits, {**counted, **given})
     recipe = (sizes.share if shares else sizes.search).replace(**sets["recipe"])
+    check_sizes(recipe.augment, data.input_shape)
     training = dict(data=o.data, recipe=recipe, macro=search_macro, data_options=data_options)
     evaluation = None if shares else Scratch(space, rungs=_rungs(o.rungs), **training)
     if o.edits is not None:
@@ -128,6 +136,7 @@ def main(o: Options) -> None:
     for name, cost in costs.items():
         _keep(cost, out / f"{name}.json")
     objective = make_objective(o.objective, list(costs), read_limits(o.limit, quantities))
+    check_reachable(objective.limits, costs)
     common = dict(
         objective=objective,
         costs=costs,

@@ -13,6 +13,7 @@ from experiments.cli import show
 from experiments.options import (
     accepted,
     call,
+    check_reachable,
     parse_named,
     parse_sets,
     read_costs,
@@ -25,7 +26,7 @@ from nas import config as configs
 from nas.errors import BadInput
 from nas.evaluate import use_compilation_cache
 from nas.files import read_json, write_json
-from nas.objective import parse_quantity
+from nas.objective import Limit, parse_quantity
 from nas.plots import COLOURS
 from nas.space import SearchSpace
 from nas.specialize import Evolution, Specialized, Target, specialize
@@ -79,13 +80,19 @@ def main(o: Options) -> None:
     if o.json:
         return show(told)
     for entry in told["targets"]:
-        figure = f"{entry['quantity']} {entry[entry['column']]:.2f} {entry['unit']}"
+        figure = f"{entry['quantity']} {_amount(entry[entry['column']], entry)}"
         frame = f", resolution {entry['r']}, layers {entry['d']}" if "r" in entry else ""
-        print(f"{entry['name']} within {entry['limit']:g}: predicted top-1 {entry['top1']:.4f}, {figure}{frame}")
+        within = f"{entry['name']} within {_amount(entry['limit'], entry)}"
+        print(f"{within}: predicted top-1 {entry['top1']:.4f}, {figure}{frame}")
     runs, compiling = f"{len(targets)} limits x {o.seeds} seeds", f"{told['compile_seconds']:.1f} s"
     print(f"{told['seconds']:.1f} s for {runs}, and {compiling} to compile")
     if o.out is not None:
         print(f"written to {o.out}; train one with: nas train {o.out}/{_file(found.targets[0])} --data FOLDER")
+
+
+def _amount(value: float, entry: dict) -> str:
+    """A figure with its unit; counts and bytes as whole numbers."""
+    return f"{value:,.0f} {entry['unit']}".strip() if entry["unit"] in ("", "bytes") else f"{value:.2f} {entry['unit']}"
 
 
 def _searched(o: Options) -> tuple[SearchSpace, Evolution, AccuracyModel]:
@@ -137,7 +144,9 @@ def _targets(o: Options, space: SearchSpace) -> list[Target]:
         if name not in costs:
             raise BadInput(f"--limit {name}: no such cost; add --cost {name}=FILE; given: {', '.join(costs) or 'none'}")
         quantity = costs[name].stamp.quantity
-        targets.append(Target(name, costs[name], parse_quantity(value, quantity, f"--limit {name}")))
+        limit = Limit(name, parse_quantity(value, quantity, f"--limit {name}"))
+        check_reachable([limit], costs)
+        targets.append(Target(name, costs[name], limit.value))
     return targets
 
 

@@ -18,8 +18,7 @@ Augment = Callable[[jax.Array, jax.Array], jax.Array]
 def random_crop(key: jax.Array, x: jax.Array, padding: int) -> jax.Array:
     """Pad each side by `padding` pixels of zero and cut an image of the old size at a random place."""
     n, height, width, channels = x.shape
-    if not 0 < padding < min(height, width):
-        raise BadInput(f"crop:{padding} on {height}x{width} images: wants padding 1..{min(height, width) - 1}")
+    check_sizes((f"crop:{padding}",), (height, width))
     corners = jax.random.randint(key, (n, 2), 0, 2 * padding + 1)
     padded = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
 
@@ -38,8 +37,7 @@ def random_flip(key: jax.Array, x: jax.Array) -> jax.Array:
 def cutout(key: jax.Array, x: jax.Array, size: int) -> jax.Array:
     """Zero a square of `size` pixels centred anywhere in the image; what sticks out is lost (DeVries and Taylor)."""
     n, height, width, _ = x.shape
-    if not 0 < size < min(height, width):
-        raise BadInput(f"cutout:{size} on {height}x{width} images: wants size 1..{min(height, width) - 1}")
+    check_sizes((f"cutout:{size}",), (height, width))
     centre = jax.random.randint(key, (n, 2), 0, jnp.array([height, width]))
     top, left = (centre - size // 2).T[:, :, None]
     rows, columns = jnp.arange(height), jnp.arange(width)
@@ -67,6 +65,24 @@ def augment(names: Sequence[str]) -> Augment:
         return x
 
     return apply
+
+
+def check_sizes(names: Sequence[str], shape: Sequence[int]) -> None:
+    """Refuses what takes as many pixels as the images have, before anything is compiled for it.
+
+    Args:
+        names: as `augment` takes them.
+        shape: of an image, height and width first.
+
+    Raises:
+        BadInput: says the size of the images and what fits them.
+    """
+    height, width = shape[:2]
+    for name in names:
+        kind, _, pixels = name.partition(":")
+        if kind in _WITH_PIXELS and not 0 < int(pixels) < min(height, width):
+            most = min(height, width) - 1
+            raise BadInput(f"augment {name}: the images are {height}x{width}; the number must be from 1 to {most}")
 
 
 def _parse(text: str) -> Augment:

@@ -101,6 +101,16 @@ class Cost:
             total = total + xp.asarray(factor.table)[tuple(rows[:, d] for d in factor.decisions)]
         return total
 
+    @property
+    def least(self) -> float:
+        """What no architecture goes below: base and the cheapest entry of each factor; -inf where it is a function.
+
+        Where factors share decisions their cheapest entries may not go together, and the cheapest costs more.
+        """
+        if self.function is not None:
+            return -math.inf
+        return float(self.base + sum(f.table.min(initial=math.inf) for f in self.factors))
+
     def expected(self, gates: Sequence[Any]) -> jax.Array:
         """The expected cost where every decision is drawn by itself: the differentiable form of a table.
 
@@ -205,13 +215,12 @@ def load_cost(path: str | os.PathLike, space: SearchSpace | None = None) -> Cost
         raise BadInput(f"{path}: quantity '{stamp.quantity}' in '{stamp.unit}' is not one of ours: {', '.join(UNITS)}")
     if not np.isfinite([cost.base, *(v for f in factors for v in f.table.ravel())]).all():
         raise BadInput(f"{path}: holds entries that are no finite numbers; measure it again")
-    if len({d for f in factors for d in f.decisions}) == sum(len(f.decisions) for f in factors):
-        # each factor has decisions of its own, so the cheapest options can be taken together
-        lowest = cost.base + sum(f.table.min(initial=np.inf) for f in factors)
-        if lowest < -1e-9 * (1 + abs(cost.base)):
-            raise BadInput(
-                f"{path}: its cheapest options cost {lowest:.6g} {stamp.unit}; no {stamp.quantity} is negative"
-            )
+    # where each factor has decisions of its own, the cheapest options can be taken together
+    apart = len({d for f in factors for d in f.decisions}) == sum(len(f.decisions) for f in factors)
+    if apart and cost.least < -1e-9 * (1 + abs(cost.base)):
+        raise BadInput(
+            f"{path}: its cheapest options cost {cost.least:.6g} {stamp.unit}; no {stamp.quantity} is negative"
+        )
     if space is not None:
         if cost.space != space.fingerprint:
             raise BadInput(

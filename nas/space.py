@@ -66,6 +66,10 @@ class Decision:
         object.__setattr__(self, "options", tuple(self.options))
         if not self.options:
             raise BadInput(f"decision '{self.name}' has no options; give it at least one")
+        shown = [json.dumps(o, default=str) for o in self.options]
+        twice = next((o for o in shown if shown.count(o) > 1), None)
+        if twice is not None:
+            raise BadInput(f"decision '{self.name}': the option {twice} is there twice; options must be different")
 
 
 @dataclass(frozen=True, eq=False)

@@ -90,8 +90,9 @@ class Specialized(NamedTuple):
         t = self.targets[target]
         if not self.feasible[target].any():
             unit = t.cost.stamp.unit
+            none = "no architecture of the space is" if t.cost.least > t.limit else "no architecture was found"
             raise BadInput(
-                f"limit {t.name}={t.limit:g}{unit}: no architecture was found within it; the cheapest found takes "
+                f"limit {t.name}={t.limit:g}{unit}: {none} within it; the cheapest found takes "
                 f"{self.cost[target].min():.4g} {unit}"
             )
         return int(np.argmax(np.where(self.feasible[target], self.accuracy[target], -np.inf)))

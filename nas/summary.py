@@ -11,7 +11,17 @@ from rich.text import Text
 
 from nas.objective import hypervolume
 from nas.result import Result, Trial, longest
-from nas.wording import cost_columns, cost_name, cost_text, duration, hours_text, number, score_name, value_text
+from nas.wording import (
+    column_of,
+    cost_columns,
+    cost_name,
+    cost_text,
+    duration,
+    hours_text,
+    number,
+    score_name,
+    value_text,
+)
 
 NO_REASON = "no reason given"
 
@@ -272,6 +282,14 @@ def why_nothing(result: Result) -> str:
     """Why a search has no best architecture."""
     if not result.trials:
         return "no trial was started"
-    if finished(result):
-        return "every finished trial breaks a limit"
+    done = finished(result)
+    if done:
+        near = min(done, key=lambda t: float(t.violation.sum()))
+        over = [(limit, column_of(limit.cost, near.metrics)) for limit in result.objective.limits]
+        figures = [
+            f"{cost_name(column)} {cost_text(column, near.metrics[column])}, limit {cost_text(column, limit.value)}"
+            for limit, column in over
+            if column and near.metrics[column] > limit.value
+        ]
+        return f"every finished trial breaks a limit; the nearest is trial {near.id}: {'; '.join(figures)}"
     return f"none of {len(result.trials)} trials finished"

@@ -28,8 +28,11 @@ def nats_size(cell: str = CELL, widths: tuple[int, ...] = WIDTHS) -> SearchSpace
         widths: the options of each layer.
     """
     operations = {edge: OPERATIONS[i] for edge, i in zip(EDGES, from_string(cell), strict=True)}
-    if not widths or any(not isinstance(w, int) or isinstance(w, bool) or w < 1 for w in widths):
-        raise BadInput(f"nats_size: widths are {widths!r}; they must be whole numbers of at least 1, such as [8, 16]")
+    listed = widths if isinstance(widths, list | tuple) else ()
+    if not listed or any(not isinstance(w, int) or isinstance(w, bool) or w < 1 for w in listed):
+        raise BadInput(
+            f"nats_size: widths are {widths!r}; they must be a list of whole numbers of at least 1, such as [8, 16]"
+        )
     return SearchSpace(
         name="nats_size",
         decisions=tuple(Decision(f"width_{i}", tuple(widths)) for i in range(LAYERS)),

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from experiments.arch_rows import parse_arch
+from experiments.fit_command import once_each
 from nas.cost import load_cost
 from nas.space import all_rows
 from search_spaces.nasbench201 import nasbench201, to_string
@@ -50,6 +51,21 @@ def test_a_table_is_written_in_the_unit_of_the_quantity(nas, files):
         np.testing.assert_allclose(cost(rows), factor * values, rtol=0.02)
         assert (cost.stamp.device, cost.stamp.unit, cost.stamp.batch) == ("my phone", "ms", 1)
         assert cost.stamp.macro["depth"] == 5 and cost.stamp.error < 0.01
+
+
+def test_a_network_measured_twice_counts_once_and_is_said(nas, files):
+    folder = files[0]
+    with (folder / "phone.csv").open("a") as file:
+        csv.writer(file).writerows([[0, 1e3, "x"], [0, 1e3 + 1, "x"], [1, 7, "x"]])
+    code, out, err = nas(*words(folder, samples=40), "--json")
+    assert not code and "2 networks are there more than once; each counts once" in err
+    assert json.loads(out)["tested"] == 17  # 57 networks, as before
+
+
+def test_repeats_are_medians_in_the_order_they_first_came():
+    rows = np.asarray([[1, 0], [0, 1], [1, 0], [1, 0], [2, 2]])
+    kept, values = once_each(rows, np.asarray([1.0, 5.0, 3.0, 100.0, 7.0]), "a.csv")
+    assert kept.tolist() == [[1, 0], [0, 1], [2, 2]] and values.tolist() == [3, 5, 7]
 
 
 def test_architectures_are_read_in_three_forms():

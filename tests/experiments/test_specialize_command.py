@@ -55,6 +55,10 @@ def test_a_network_for_each_limit_and_what_was_left_out(nas, networks, cost, tmp
         saved = configs.load(tmp_path / "a" / f"phone-{limit}ms.json", SPACES)
         assert entry["latency_ms"] == pytest.approx(5.0 + np.asarray(saved.row).sum()) and entry["latency_ms"] <= limit
         assert saved.metrics["accuracy"] == pytest.approx(entry["top1"]) and saved.metrics["how"] == "predicted"
+    code, out, _ = nas("specialize", *words, *quick[:4], "--limit", "phone=15ms")
+    assert not code and "phone within 15.00 ms: predicted top-1" in out
+    code, _, err = nas("specialize", *words, *quick[:4], "--limit", "phone=4ms")
+    assert code == 2 and "no architecture of the space is within 4 ms; the cheapest takes 5 ms or more" in err
 
 
 def test_networks_that_a_search_measured_are_specialised(nas, tmp_path):

@@ -317,7 +317,7 @@ def test_page_of_a_search_that_found_nothing(nothing):
 def test_page_says_what_has_no_stamp_and_when_all_breaks_a_limit(breaking):
     text = page(breaking, costs={})
     shown = "".join(Checker(text).text)
-    assert "every finished trial breaks a limit" in shown
+    assert "every finished trial breaks a limit; the nearest is trial" in shown and ", limit 0.5 ms" in shown
     assert "no stamp was handed to the report" in shown
 
 
