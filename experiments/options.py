@@ -70,19 +70,31 @@ def check_types(what: str, factory: Callable, arguments: Mapping[str, Any]) -> N
     """
     parameters = inspect.signature(factory).parameters
     for name, value in arguments.items():
-        default = parameters[name].default if name in parameters else None
-        number = isinstance(default, int | float) and not isinstance(default, bool)
-        if number and (isinstance(value, bool) or not isinstance(value, int | float)):
-            raise BadInput(f"--set {name}: {what} takes a number, not {value!r}")
-        if isinstance(default, int) and not isinstance(default, bool) and not isinstance(value, int):
-            raise BadInput(f"--set {name}: {what} takes a whole number, not {value!r}")
-        if isinstance(default, bool) and not isinstance(value, bool):
-            raise BadInput(f"--set {name}: {what} takes true or false, not {value!r}")
-        if isinstance(default, tuple | list) and isinstance(value, str | int | float | dict):
-            example = json.dumps(list(default[:2]))
-            raise BadInput(f"--set {name}: {what} takes a list, such as --set '{name}={example}', not {value!r}")
-        if isinstance(default, str) and isinstance(value, int | float | list | dict):
-            raise BadInput(f"--set {name}: {what} takes a text, such as {default[:60]!r}, not {value!r}")
+        takes = _takes(parameters[name].default, value) if name in parameters else None
+        if takes is not None:
+            raise BadInput(f"--set {name}: {what} takes {takes}, not {value!r}")
+
+
+def _takes(default: Any, value: Any) -> str | None:
+    """What a setting of this default takes, where `value` is none of it; other defaults say nothing."""
+    if isinstance(default, bool):
+        return None if isinstance(value, bool) else "true or false"
+    if isinstance(default, int | float):
+        if not _number(value):
+            return "a number"
+        return "a whole number" if isinstance(default, int) and not isinstance(value, int) else None
+    if isinstance(default, str):
+        return f"a text, such as {default[:60]}" if isinstance(value, int | float | list | dict) else None
+    if isinstance(default, tuple | list) and default and isinstance(value, str | int | float | list | dict):
+        names = all(isinstance(option, str) for option in default)
+        good = isinstance(value, list) and all(isinstance(v, str) if names else _number(v) for v in value)
+        example = json.dumps(list(default[:2]))
+        return None if good else f"a list of {'names' if names else 'numbers'}, such as {example}"
+    return None
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def call(what: str, factory: Callable, *args, **arguments):

@@ -80,9 +80,9 @@ def main(o: Options) -> None:
     if o.json:
         return show(told)
     for entry in told["targets"]:
-        figure = f"{entry['quantity']} {_amount(entry[entry['column']], entry)}"
+        figure = f"{entry['quantity']} {amount(entry[entry['column']], entry)}"
         frame = f", resolution {entry['r']}, layers {entry['d']}" if "r" in entry else ""
-        within = f"{entry['name']} within {_amount(entry['limit'], entry)}"
+        within = f"{entry['name']} within {amount(entry['limit'], entry)}"
         print(f"{within}: predicted top-1 {entry['top1']:.4f}, {figure}{frame}")
     runs, compiling = f"{len(targets)} limits x {o.seeds} seeds", f"{told['compile_seconds']:.1f} s"
     print(f"{told['seconds']:.1f} s for {runs}, and {compiling} to compile")
@@ -90,7 +90,7 @@ def main(o: Options) -> None:
         print(f"written to {o.out}; train one with: nas train {o.out}/{_file(found.targets[0])} --data FOLDER")
 
 
-def _amount(value: float, entry: dict) -> str:
+def amount(value: float, entry: dict) -> str:
     """A figure with its unit; counts and bytes as whole numbers."""
     return f"{value:,.0f} {entry['unit']}".strip() if entry["unit"] in ("", "bytes") else f"{value:.2f} {entry['unit']}"
 

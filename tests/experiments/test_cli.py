@@ -187,7 +187,11 @@ BAD = {
     ),
     "a list that is none": (
         ["search", "--trials", "1", "--space", "nats_size", "--set", "widths=8"],
-        "takes a list, such as --set 'widths=[8, 16]'",
+        "nats_size takes a list of numbers, such as [8, 16], not 8",
+    ),
+    "a list of something else": (
+        ["search", "--trials", "1", "--space", "darts", "--set", "operations=[1]"],
+        "darts takes a list of names, such as",
     ),
     "an option twice": (
         ["search", "--trials", "1", "--space", "nats_size", "--set", "widths=[8,8]"],
