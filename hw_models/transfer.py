@@ -1,15 +1,19 @@
 """A new device from a few measured networks, with the help of devices that are known for the whole space.
 
-The latency of network x on the new device is ``base * (1 + shape(x)) + terms(x)``, up to noise. What a *shape* may be
-is learnt from the known devices: the relative latencies of one of them, their average, or none, and then the terms have
-to tell everything. Terms are a Gaussian process whose covariance joins *tied* options (`hw_models.fit`) with what sets
-the known devices apart from their average. How much each of it is trusted, and how noisy a device is, has a prior that
-is learnt by leaving the known devices out one at a time, together with all of the same chip, and the few measurements
-weigh it (Bayesian model averaging; Hoeting et al., Statistical Science 1999).
+The latency of network x on the new device is ``base * (1 + shape(x)) + terms(x)``, up to noise. *Terms* are a Gaussian
+process whose covariance joins *tied* options (`hw_models.fit`). A *shape* is learnt from the known devices: relative
+latencies of one of them, or of their average; the part of those that tied options explain alone; or none, and then the
+terms have to tell everything, as in a regression on the few networks by themselves. Shapes are sums over the space's
+factors and pairs of them, fitted to all known networks, so that they hold what a device does and not its noise.
+
+How much each shape, the terms and the noise are trusted has a prior that is learnt by leaving the known devices out one
+at a time, together with all of the same chip, and the few measurements weigh it (Bayesian model averaging; Hoeting et
+al., Statistical Science 1999). ``python -m experiments.bench_transfer`` says how good that is.
 
 Nothing of the size networks x networks is ever made.
 """
 
+import itertools
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -21,11 +25,12 @@ from hw_models.fit import Terms, usable
 from nas.errors import BadInput
 from nas.space import SearchSpace
 
-# variances of the tied terms and of what sets known devices apart, in squares of the new device's mean
-SHARES = tuple((tied, apart) for tied in (0.003, 0.03, 0.3, 3.0) for apart in (0.0, 0.1))
-NOISE = np.asarray([0.0015, 0.004, 0.01, 0.03, 0.08, 0.2])  # relative deviations
+SHARES = np.asarray([0.0003, 0.003, 0.03, 0.3, 3.0])  # variance of the terms, in squares of the new device's mean
+NOISE = np.asarray([0.0003, 0.0008, 0.002, 0.005, 0.013, 0.035, 0.09, 0.22])  # relative deviations
 OPEN = 0.05  # of the prior is spread over all settings, for a device unlike any known one
 LEARN_ON = 40  # networks of each known device that the prior is learnt from
+KINDS = 5  # of shape: a device, the average, the tied part of either, none
+PER_TERM, RIDGE = 2, 0.01  # networks for each term of a pair, below which there are none; keeps sums determined
 LEAST = 5  # measured networks
 # models that are not measurements, in the tables of HELP and HW-NAS-Bench
 SIMULATED = ("eyeriss", "fpga")
@@ -53,15 +58,13 @@ class Known:
 
     Attributes:
         rows: int32[N, L].
-        shapes: float64[D + 2, N], relative latencies less one: of each device, of their average, and of none (zeros).
-        apart: float64[D, N], weighted devices less their average.
+        shapes: float64[M, N], relative latencies less one, see `_shapes`.
         tied: float64[N, F], features of the tied terms.
-        prior: float64[D + 2, len(SHARES), len(NOISE)], sums to one.
+        prior: float64[M, len(SHARES), len(NOISE)], sums to one.
     """
 
     rows: np.ndarray
     shapes: np.ndarray
-    apart: np.ndarray
     tied: np.ndarray
     prior: np.ndarray
 
@@ -88,23 +91,22 @@ def learn(space: SearchSpace, rows: np.ndarray, values: np.ndarray, chips: Seque
     relative = np.where(good, values, np.nan)
     relative = relative / np.nanmean(relative, 1, keepdims=True) - 1
     relative = np.where(good, relative, np.nan_to_num(np.nanmean(np.where(good.any(0), relative, 0.0), 0)))
-    tied = Terms(space).tied_features(rows)
-    rng, total = np.random.default_rng(seed), np.zeros((3, len(SHARES), len(NOISE)))
+    terms = Terms(space)
+    tied, relative = terms.tied_features(rows), _denoised(terms, rows, relative)
+    rng, total = np.random.default_rng(seed), np.zeros((KINDS, len(SHARES), len(NOISE)))
     counts = Counter(chips)
     for device, chip in enumerate(chips):
         others = [i for i, other in enumerate(chips) if other != chip]
-        shapes, apart = _shapes(relative[others], [chips[i] for i in others])
+        shapes, kinds, chance = _shapes(relative[others], tied, [chips[i] for i in others])
         some = rng.choice(np.flatnonzero(good[device]), min(LEARN_ON, int(good[device].sum())), replace=False)
-        evidence = _solve(values[device, some], _kernels(tied[some], apart[:, some]), 1 + shapes[:, some])[0]
-        evidence = evidence + np.log(_within([chips[i] for i in others]))[:, None, None]
-        kinds = np.stack([np.logaddexp.reduce(evidence[:-2], 0), evidence[-2], evidence[-1]])
-        chance = np.exp(kinds - kinds.max())
-        total += chance / chance.sum() / counts[chip]
+        evidence = _solve(values[device, some], tied[some], 1 + shapes[:, some])[0] + np.log(chance)[:, None, None]
+        by_kind = np.stack([np.logaddexp.reduce(evidence[kinds == kind], 0) for kind in range(KINDS)])
+        likely = np.exp(by_kind - by_kind.max())
+        total += likely / likely.sum() / counts[chip]
     prior = (1 - OPEN) * total / total.sum() + OPEN / total.size
-    shapes, apart = _shapes(relative, chips)
-    kind = np.asarray([0] * len(chips) + [1, 2])
-    each = prior[kind] * _within(chips)[:, None, None]
-    return Known(rows, shapes, apart, tied, each / each.sum())
+    shapes, kinds, chance = _shapes(relative, tied, chips)
+    each = prior[kinds] * chance[:, None, None]
+    return Known(rows, shapes, tied, each / each.sum())
 
 
 def predict(known: Known, places: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, float]:
@@ -123,23 +125,20 @@ def predict(known: Known, places: np.ndarray, values: np.ndarray) -> tuple[np.nd
         raise BadInput(f"transfer: {len(values)} measured networks are too few; measure at least {LEAST}, better 10")
     if not usable(values).all():
         raise BadInput("transfer: some figures are missing, negative or near zero; measure these networks again")
-    kernels = _kernels(known.tied[places], known.apart[:, places])
-    evidence, base, dual, left_out = _solve(values, kernels, 1 + known.shapes[:, places])
+    evidence, base, dual, left_out = _solve(values, known.tied[places], 1 + known.shapes[:, places])
     weight = np.log(known.prior) + evidence
     weight = np.exp(weight - weight.max())
     weight /= weight.sum()
-    by_share = np.einsum("msg,msgn->sn", weight, dual)
-    tied, apart = np.asarray(SHARES).T @ by_share
-    found = np.einsum("msg,msg->m", weight, base) @ (1 + known.shapes)
-    found = found + known.tied @ (known.tied[places].T @ tied) + (apart @ known.apart[:, places].T) @ known.apart
+    terms = np.einsum("msg,s,msgn->n", weight, SHARES, dual) @ known.tied[places]
+    found = np.einsum("msg,msg->m", weight, base) @ (1 + known.shapes) + known.tied @ terms
     error = np.abs(np.einsum("msg,msgn->n", weight, left_out)).mean()
     return np.maximum(found * values.mean(), 0.2 * values.min()), float(error)
 
 
 def choose(known: Known, n: int) -> np.ndarray:
     """int[n]: which networks to measure: each the one that is least known given those before (greedy D-optimality)."""
-    features = np.concatenate([known.tied * np.sqrt(0.1), known.apart.T, np.ones((len(known.rows), 1))], 1)
-    left, chosen = features.copy(), []
+    apart = (known.shapes - known.shapes.mean(0)).T / np.sqrt(len(known.shapes))
+    left, chosen = np.concatenate([known.tied * np.sqrt(0.1), apart, np.ones((len(known.rows), 1))], 1), []
     for _ in range(n):
         size = (left**2).sum(1)
         chosen.append(int(size.argmax()))
@@ -150,43 +149,52 @@ def choose(known: Known, n: int) -> np.ndarray:
     return np.asarray(chosen)
 
 
-def _within(chips: Sequence[str]) -> np.ndarray:
-    """float64[D + 2]: chance of each device among the devices, each chip alike; one for the average and for none."""
+def _denoised(terms: Terms, rows: np.ndarray, relative: np.ndarray) -> np.ndarray:
+    """float64[D, N]: each device as a sum over factors, and over pairs of them where there are networks enough."""
+    single = terms.features(rows)
+    columns = [np.ones((len(rows), 1)), *single]
+    pairs = list(itertools.combinations(single, 2))
+    if terms.disjoint and sum(a.shape[1] * b.shape[1] for a, b in pairs) * PER_TERM <= len(rows):
+        columns += [(a[:, :, None] * b[:, None]).reshape(len(rows), -1) for a, b in pairs]
+    x = np.concatenate(columns, 1)
+    return (x @ np.linalg.solve(x.T @ x + RIDGE * np.eye(x.shape[1]), x.T @ relative.T)).T
+
+
+def _shapes(relative: np.ndarray, tied: np.ndarray, chips: Sequence[str]):
+    """(shapes float64[2 D + 3, N], their kinds int, their chance within a kind): devices, average, none, tied parts.
+
+    Each chip has the same chance, shared by its devices.
+    """
     weight = np.asarray([1 / list(chips).count(chip) for chip in chips])
-    return np.append(weight / weight.sum(), [1.0, 1.0])
+    weight /= weight.sum()
+    whole = np.concatenate([relative, (weight @ relative)[None]])
+    x = np.concatenate([np.ones((len(tied), 1)), tied], 1)
+    parts = (x @ (np.linalg.pinv(x) @ whole.T)).T
+    shapes = np.concatenate([whole, parts, np.zeros((1, len(tied)))])
+    kinds = np.repeat(np.arange(KINDS), (len(chips), 1, len(chips), 1, 1))
+    return shapes, kinds, np.concatenate([weight, [1.0], weight, [1.0, 1.0]])
 
 
-def _shapes(relative: np.ndarray, chips: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    weight = _within(chips)[:-2]
-    average = weight @ relative
-    shapes = np.concatenate([relative, average[None], np.zeros((1, relative.shape[1]))])
-    return shapes, np.sqrt(weight)[:, None] * (relative - average)
-
-
-def _kernels(tied: np.ndarray, apart: np.ndarray) -> np.ndarray:
-    """float64[S, n, n] for each of `SHARES`."""
-    return np.einsum("sk,kij->sij", np.asarray(SHARES), np.stack([tied @ tied.T, apart.T @ apart]))
-
-
-def _solve(values: np.ndarray, kernels: np.ndarray, bases: np.ndarray):
+def _solve(values: np.ndarray, tied: np.ndarray, bases: np.ndarray):
     """Of each shape, share and noise: log evidence, base, dual weights [..., n] and leave-one-out errors [..., n].
 
     The targets are 1, weighted by 1 / value, so that errors are relative; the base is free.
     """
     n, weights = len(values), values.mean() / values
-    scaled = kernels * np.outer(weights, weights)
+    kernel = (tied * weights[:, None]) @ (tied * weights[:, None]).T
     free = bases * weights
     norm = np.linalg.norm(free, axis=1)
     free = free / norm[:, None]
-    beside = np.eye(n) - free[:, :, None] * free[:, None]  # [M, n, n], projects the base out
-    projected = beside[:, None] @ scaled[None] @ beside[:, None]
+    along = free[:, :, None] * free[:, None]
+    beside = np.eye(n) - along  # [M, n, n], projects the base out
     # the direction of the base gets by far the largest eigenvalue, so that it is the last and can be dropped
-    size, vectors = np.linalg.eigh(projected + 1e6 * (free[:, :, None] * free[:, None])[:, None])
-    size, vectors = np.maximum(size[..., :-1], 0.0), vectors[..., :-1]
-    turned = vectors.sum(-2)  # of the targets, ones
-    shrink = 1 / (size[:, :, None] + NOISE[:, None] ** 2)
-    evidence = 0.5 * (np.log(shrink) - shrink * turned[:, :, None] ** 2).sum(-1)
-    raw = np.einsum("msnk,msgk->msgn", vectors, shrink * turned[:, :, None])
-    left_out = raw / np.einsum("msnk,msgk->msgn", vectors**2, shrink)
-    base = np.einsum("mn,msgn->msg", free, 1 - np.einsum("sij,msgj->msgi", scaled, raw)) / norm[:, None, None]
+    size, vectors = np.linalg.eigh(beside @ kernel @ beside + 1e6 * along)
+    size, vectors = np.maximum(size[:, :-1], 0.0), vectors[..., :-1]
+    turned = vectors.sum(1)  # of the targets, ones
+    shrink = 1 / (SHARES[:, None, None] * size[:, None, None] + NOISE[:, None] ** 2)  # [M, S, G, n - 1]
+    evidence = 0.5 * (np.log(shrink) - shrink * turned[:, None, None] ** 2).sum(-1)
+    raw = np.einsum("mnk,msgk->msgn", vectors, shrink * turned[:, None, None])
+    left_out = raw / np.einsum("mnk,msgk->msgn", vectors**2, shrink)
+    explained = SHARES[:, None, None] * np.einsum("ij,msgj->msgi", kernel, raw)
+    base = np.einsum("mn,msgn->msg", free, 1 - explained) / norm[:, None, None]
     return evidence, base, raw * weights, left_out

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from hw_models.fit import agreement, regress, usable
-from hw_models.transfer import NOISE, SHARES, SIMULATED, _kernels, _solve, chip_of, choose, learn, predict
+from hw_models.transfer import NOISE, SHARES, SIMULATED, _solve, chip_of, choose, learn, predict
 from nas.cost import Cost, Stamp
 from nas.errors import BadInput
 from nas.space import Decision, Macro, SearchSpace, all_rows
@@ -35,7 +35,7 @@ def made_up():
 def test_a_mixture_of_known_devices_is_found_from_ten_networks(made_up):
     space, rows, values = made_up
     known = learn(space, rows, values[:6], list("abcdef"))
-    assert known.prior.sum() == pytest.approx(1) and known.prior.shape == (8, len(SHARES), len(NOISE))
+    assert known.prior.sum() == pytest.approx(1) and known.prior.shape == (15, len(SHARES), len(NOISE))
     some = np.random.default_rng(1).permutation(len(rows))[:10]
     rest = np.setdiff1d(np.arange(len(rows)), some)
     found, error = predict(known, some, values[6, some])
@@ -58,13 +58,11 @@ def test_units_of_the_known_devices_do_not_matter(made_up):
 def test_the_sums_are_those_of_generalised_least_squares(made_up):
     values = made_up[2]
     rng = np.random.default_rng(2)
-    y, tied, apart = values[6, :9], rng.normal(size=(9, 3)), rng.normal(size=(4, 9)) / 5
-    bases = 1 + 0.3 * rng.normal(size=(2, 9))
-    _, base, dual, left_out = _solve(y, _kernels(tied, apart), bases)
+    y, tied, bases = values[6, :9], rng.normal(size=(9, 3)), 1 + 0.3 * rng.normal(size=(2, 9))
+    _, base, dual, left_out = _solve(y, tied, bases)
     weights = y.mean() / y
-    for m, s, g in ((0, 0, 0), (1, 3, 2), (0, 7, 5)):
-        a, b = SHARES[s]
-        kernel = (a * tied @ tied.T + b * apart.T @ apart) * np.outer(weights, weights)
+    for m, s, g in ((0, 3, 3), (1, 2, 5), (0, 4, 6)):
+        kernel = SHARES[s] * tied @ tied.T * np.outer(weights, weights)
         inverse, free = np.linalg.inv(kernel + NOISE[g] ** 2 * np.eye(9)), bases[m] * weights
         wanted = (free @ inverse @ np.ones(9)) / (free @ inverse @ free)
         assert base[m, s, g] == pytest.approx(wanted, rel=1e-4)
@@ -74,6 +72,25 @@ def test_the_sums_are_those_of_generalised_least_squares(made_up):
         without = (free[keep] @ inverse @ np.ones(8)) / (free[keep] @ inverse @ free[keep])
         told = without * free[0] + kernel[0, keep] @ inverse @ (1 - without * free[keep])
         assert left_out[m, s, g, 0] == pytest.approx(1 - told, rel=1e-3, abs=1e-5)
+
+
+def test_the_noise_of_known_devices_is_no_part_of_their_shape(made_up):
+    """Whole milliseconds on the known devices change little: what is learnt is a sum over pairs of decisions."""
+    space, rows, values = made_up
+    rough = values[:6] * np.random.default_rng(3).lognormal(0, 0.1, values[:6].shape)
+    clean = learn(space, rows, values[:6], list("abcdef")).shapes
+    off = np.abs(learn(space, rows, rough, list("abcdef")).shapes - clean).mean()
+    assert off < 0.8 * np.abs(rough / values[:6] - 1).mean()
+
+
+def test_a_device_that_is_like_no_other_is_told_by_its_own_networks():
+    """Known devices are random; the new one has a cost for each option, the same wherever it stands."""
+    space, rng = chain((5, 5, 5, 5)), np.random.default_rng(4)
+    rows = all_rows(space)
+    known = learn(space, rows, rng.uniform(1, 5, (5, len(rows))), list("abcde"))
+    mine = 2 + np.asarray([0.1, 0.6, 1.7, 3.0, 4.1])[rows].sum(1)
+    some = rng.permutation(len(rows))[:12]
+    assert agreement(predict(known, some, mine[some])[0], mine)["spearman"] > 0.99
 
 
 def test_the_same_chip_under_other_names_counts_as_one():
@@ -115,7 +132,7 @@ def test_ten_networks_of_a_published_device_nearly_do_what_a_hundred_do(publishe
         chosen = choose(known, 10)
         chosen = chosen[usable(mine)[chosen]]
         assert agreement(predict(known, chosen, mine[chosen])[0][good], mine[good])["spearman"] > aim - 0.04
-    assert max(behind) < 0.04 and min(behind) < 0.02
+    assert max(behind) < 0.03 and min(behind) < 0.01
 
 
 # ---- refused -----------------------------------------------------------------------------------------------------
