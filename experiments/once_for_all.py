@@ -16,6 +16,7 @@ import numpy as np
 
 from experiments.once_for_all_devices import devices, draw, specialised
 from experiments.once_for_all_networks import Notebook, alone, compared, inherited, spread
+from experiments.once_for_all_report import write_report
 from nas import Recipe, load_data
 from nas.files import write_json
 from nas.sharing import Sharing
@@ -65,6 +66,7 @@ def main() -> None:
     found = specialised(space, *known, devices(space, o.rounds, o.out), of_shared, o.seed)
     write_json(o.out / "specialised.json", found)
     draw(found, o.out / "devices.png")
+    print(f"report: {write_report(o.out)}", flush=True)
     single, train_alone = shared("single_stage", sampled=2), alone(space, data, recipe, macro, o.seed, notes)
     accuracies = {
         "a": [of_shared(row) for row in rows],
@@ -74,6 +76,7 @@ def main() -> None:
     }
     summary = compared(space, macro, rows, accuracies)
     write_json(o.out / "compared.json", summary)
+    write_report(o.out)
     print(summary["text"], f"predictor on held-out sub-networks: {found['predictor']}", sep="\n")
 
 
