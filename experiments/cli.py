@@ -20,7 +20,9 @@ app = typer.Typer(
 importer = typer.Typer(no_args_is_help=True, help="Read what others wrote.")
 app.add_typer(importer, name="import")
 
-Data = Annotated[str, typer.Option(help="digits, a name under NAS_DATA, a folder or file, hf:owner/name")]
+Data = Annotated[
+    str, typer.Option(help="digits, a name under NAS_DATA, a folder or file (.txt: a text), hf:owner/name")
+]
 Out = Annotated[Path | None, typer.Option(help="where to write")]
 Set = Annotated[list[str], typer.Option("--set", help="key=value for strategy, space or recipe; repeatable")]
 CostOption = Annotated[list[str], typer.Option("--cost", help="NAME=FILE or NAME=measure; repeatable")]
@@ -57,7 +59,9 @@ def search(
     data: Data = "digits",
     trials: Annotated[int | None, typer.Option(help="candidates to evaluate")] = None,
     time: Annotated[str | None, typer.Option(help="such as 90s, 2h: no candidate starts after it")] = None,
-    objective: Annotated[str, typer.Option(help="accuracy, mnasnet, mnasnet-hard or pareto")] = "accuracy",
+    objective: Annotated[
+        str | None, typer.Option(help="accuracy (the default), perplexity (of a text), mnasnet, mnasnet-hard or pareto")
+    ] = None,
     cost: CostOption = [],  # noqa: B006
     limit: Annotated[list[str], typer.Option("--limit", help="NAME=20ms: a constraint; repeatable")] = [],  # noqa: B006
     set_: Set = [],  # noqa: B006

@@ -10,6 +10,7 @@ import jax
 from experiments.cli import show
 from experiments.options import (
     RECIPE_SETTINGS,
+    TEXT_SETTINGS,
     defaults_for,
     frame,
     known_spaces,
@@ -17,19 +18,23 @@ from experiments.options import (
     parse_shape,
     read_costs,
     split_sets,
+    tell_parts,
 )
 from hw_models.roofline import roofline
 from nas import config as configs
-from nas.augment import check_sizes
 from nas.cost import count_costs
 from nas.data import load
 from nas.errors import BadInput, suggest
 from nas.files import check_out, write_atomic
+from nas.language_model import LanguageModel
 from nas.model import evaluate_model, load_model, save_model, train_model
 from nas.network import init_layers
 from nas.proxies import draw_batch, scorer
 from nas.space import Macro
+from nas.streams import STREAMS
 from nas.supernet import network_supernet
+from nas.text import text_of
+from nas.train import check_recipe
 from search_spaces import SPACES
 from search_spaces.genotype import from_row, parse, space_of, to_row
 from search_spaces.mobile_named import named
@@ -45,11 +50,13 @@ def _load(path, own, width=None, depth=None):
 def train(path, data_name, out, sets, width, depth, limit, seed, own, as_json):
     """`nas train`."""
     architecture = _load(path, own, width, depth)
-    settings = split_sets(parse_sets(sets), {"recipe": list(RECIPE_SETTINGS)})["recipe"]
-    data = load(data_name, **({} if limit is None else {"limit": limit}))
+    settings = split_sets(parse_sets(sets), {"recipe": list(RECIPE_SETTINGS), "data": list(TEXT_SETTINGS)})
+    numbering = _numbering(architecture) | settings["data"]
+    data = load(data_name, **({} if limit is None else {"limit": limit}), **numbering)
+    tell_parts(data)
     base = architecture.recipe or defaults_for(data.input_shape).train
-    recipe = base.replace(**settings)
-    check_sizes(recipe.augment, data.input_shape)
+    recipe = base.replace(**settings["recipe"])
+    check_recipe(recipe, data.input_shape)
     _check_out(Path(out))
     with _bar(recipe.epochs, "training") as step:
         model, history = train_model(architecture, data, recipe, seed=seed, progress=step)
@@ -57,10 +64,23 @@ def train(path, data_name, out, sets, width, depth, limit, seed, own, as_json):
     found = {**model.metrics, "model": str(out)}
     if as_json:
         return show(found)
+    if data.is_text:
+        return print(
+            f"test perplexity {found['test_perplexity']:.4g}, accuracy of the next token {found['test_accuracy']:.4f}; "
+            f"validation perplexity {found['validation_perplexity']:.4g}; the state carried over the text in {STREAMS} "
+            f"streams (epoch {found['epoch']} of {found['epochs']}, seed {seed}); written to {out}"
+        )
     print(
         f"test accuracy {found['test_accuracy']:.4f}, validation {found['validation_accuracy']:.4f} "
         f"(epoch {found['epoch']} of {found['epochs']}, seed {seed}); written to {out}"
     )
+
+
+def _numbering(architecture):
+    """How a search read its text: a cell of words is trained on words, without being told again."""
+    searched = architecture.provenance.get("evaluation", {})
+    held = searched.get("data_options", {}) if isinstance(searched, dict) else {}
+    return {name: held[name] for name in TEXT_SETTINGS if isinstance(held, dict) and name in held}
 
 
 def _check_out(out):
@@ -100,7 +120,8 @@ def _bar(total, what):
 
             def step(epoch, metrics):
                 nonlocal said
-                text = f"{what}, validation {metrics['accuracy']:.4f}"
+                shown = f"perplexity {metrics['perplexity']:.4g}" if "perplexity" in metrics else None
+                text = f"{what}, validation {shown or format(metrics['accuracy'], '.4f')}"
                 progress.update(task, completed=epoch, description=text)
                 if not sys.stderr.isatty() and time.monotonic() - said > 10:
                     said = time.monotonic()
@@ -115,10 +136,16 @@ def evaluate(folder, data_name, split, as_json):
     """`nas evaluate`."""
     if split not in ("train", "validation", "test"):
         raise BadInput(f"--split: no split '{split}'; {suggest(split, ('train', 'validation', 'test'))}")
-    data = load(data_name)
-    found = evaluate_model(load_model(folder), data, split) | {"split": split}
+    model = load_model(folder)
+    text = isinstance(model, LanguageModel)
+    numbered = dict(level=model.level, sequence=model.sequence, classes=model.classes) if text else {}
+    data = load(data_name, **(numbered if text_of(data_name) else {}))
+    found = evaluate_model(model, data, split) | {"split": split}
     if as_json:
         return show(found)
+    if text:
+        figures = f"{split} perplexity {found['perplexity']:.4g}, accuracy of the next token {found['accuracy']:.4f}"
+        return print(f"{figures}, {found['tokens']:,} {data.level}, the state carried over in {STREAMS} streams")
     print(f"{split} accuracy {found['accuracy']:.4f}, loss {found['loss']:.4f}, {found['images']} images")
 
 

@@ -15,6 +15,7 @@ import hw_models
 from hw_models.block_table import SCHEMA, load_blocks
 from nas.config import macro_to_json
 from nas.cost import COUNTED, Cost, load_cost
+from nas.data import Data
 from nas.errors import BadInput, suggest
 from nas.files import read_json
 from nas.objective import Limit, Objective, accuracy, mnasnet, pareto, parse_quantity
@@ -275,9 +276,12 @@ def check_reachable(limits: Sequence[Limit], costs: Mapping[str, Cost]) -> None:
 
 
 def make_objective(kind: str, costs: list[str], limits: tuple[Limit, ...]) -> Objective:
-    """From ``--objective``: mnasnet takes its target from the (first) limit, pareto sets accuracy against each cost."""
-    if kind == "accuracy":
-        return accuracy(limits=limits)
+    """From ``--objective``: mnasnet takes its target from the (first) limit, pareto sets accuracy against each cost.
+
+    Perplexity, of a text, is minimised.
+    """
+    if kind in ("accuracy", "perplexity"):
+        return accuracy(limits=limits, metric=kind)
     if kind in ("mnasnet", "mnasnet-hard"):
         if not limits:
             raise BadInput(f"--objective {kind} needs its target: add --limit NAME=20ms")
@@ -285,11 +289,19 @@ def make_objective(kind: str, costs: list[str], limits: tuple[Limit, ...]) -> Ob
         return mnasnet(limits[0].cost, limits[0].value, limits=limits[1:], **form)
     if kind == "pareto":
         return pareto(*(costs or ["params"]), limits=limits)
-    known = ("accuracy", "mnasnet", "mnasnet-hard", "pareto")
+    known = ("accuracy", "perplexity", "mnasnet", "mnasnet-hard", "pareto")
     raise BadInput(f"--objective: no objective '{kind}'; {suggest(kind, known)}")
 
 
 RECIPE_SETTINGS = tuple(f.name for f in fields(Recipe))
+TEXT_SETTINGS = ("sequence", "level", "vocabulary")  # of `nas.data.load`
+
+
+def tell_parts(data: Data) -> None:
+    """Says on stderr what the parts of a text are, as they are not always the published ones."""
+    if data.is_text:
+        count = f"{data.train.labels.size:,} {data.level} to train on, {data.num_classes:,} different ones"
+        print(f"nas: {data.name}: {data.note}; {count}", file=sys.stderr)
 
 
 @dataclass(frozen=True)
@@ -327,14 +339,34 @@ def sized_for(space: SearchSpace, sizes: "Sizes") -> "Sizes":
     if space.name in DEPTHS:
         searched, deployed = DEPTHS[space.name]
         return replace(sizes, search_depth=searched, depth=deployed)
+    if len(space.macro.input) == 1:
+        return sizes
     width, depth = space.macro.width, space.macro.depth
     if space.name in MOBILE:
         return replace(sizes, search_width=max(4, width // 4), search_depth=1, width=width, depth=1)
     return replace(sizes, search_width=width, search_depth=depth, width=width, depth=depth)
 
 
-def defaults_for(input_shape: tuple[int, int, int]) -> Sizes:
+# of language models: Adam in place of the paper's SGD of rate 20, which needs hundreds of epochs; its clipping at .25.
+# A rate at which the biases of rare tokens get where they belong in some hundred steps
+TEXT = Recipe(epochs=5, batch=32, optimizer="adamw", learning_rate=2e-2, weight_decay=1e-5, gradient_clip=0.25)
+
+
+def defaults_for(input_shape: tuple[int, ...]) -> Sizes:
     """Sizes that fit two cores and still rank architectures; measured in `experiments.rank_stability`."""
+    if len(input_shape) == 1:
+        return Sizes(
+            search_width=32,
+            search_depth=1,
+            search=TEXT,
+            share=TEXT,
+            width=128,
+            depth=1,
+            train=TEXT.replace(
+                epochs=10, learning_rate=1e-2, dropout_input=0.1, dropout_hidden=0.1, dropout_output=0.2
+            ),
+            data_options={"limit": 4000},
+        )
     if max(input_shape[:2]) <= 16:
         return Sizes(
             search_width=8,

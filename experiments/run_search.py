@@ -12,6 +12,7 @@ from experiments.measured_winner import measure_winner, read_measured
 from experiments.options import (
     COUNTED,
     RECIPE_SETTINGS,
+    TEXT_SETTINGS,
     accepted,
     check_reachable,
     defaults_for,
@@ -27,11 +28,11 @@ from experiments.options import (
     space_factory,
     split_sets,
     strategy_for,
+    tell_parts,
 )
 from experiments.starts import given_rows, kept_rows, parse_warm_start, start_row
 from hw_models.measure import measure
 from nas import config as configs
-from nas.augment import check_sizes
 from nas.cost import count_costs
 from nas.data import load
 from nas.driver import reopen
@@ -39,6 +40,7 @@ from nas.errors import BadInput, suggest
 from nas.evaluate import Scratch, fit_macro
 from nas.files import read_json
 from nas.journal import RunFolder
+from nas.model import metric_of
 from nas.near import near
 from nas.progress import progress
 from nas.records import read_search
@@ -47,6 +49,7 @@ from nas.result import Result, priced, trial_rows
 from nas.search import search
 from nas.space import Macro
 from nas.summary import baselines, front_volume, score_name, table, why_nothing
+from nas.train import check_recipe
 from search_spaces import SPACES
 from strategies import ONE_SHOT, STRATEGIES
 
@@ -60,7 +63,7 @@ class Options:
     data: str
     trials: int | None
     time: str | None
-    objective: str
+    objective: str | None
     cost: list[str]
     limit: list[str]
     set: list[str]
@@ -98,32 +101,40 @@ def main(o: Options) -> None:
         "space": accepted(factory),
         "strategy": accepted({**STRATEGIES, **ONE_SHOT}[o.strategy]),
         "recipe": list(RECIPE_SETTINGS),
+        "data": list(TEXT_SETTINGS),
     } | ({"sharing": ["searcher"]} if shares else {})
     sets = split_sets(parse_sets(o.set), takers)
     space = make_own(o.space, factory, **sets["space"])
-    sizes = sized_for(space, defaults_for(load(o.data).input_shape))
-    # DARTS trains its logits on as many images as its weights
-    data_options = dict(sizes.data_options) | ({"validation_fraction": 0.5} if shares else {})
+    whole = load(o.data, **sets["data"])
+    sizes = sized_for(space, defaults_for(whole.input_shape))
+    # DARTS trains its logits on as many images as its weights, and of a text on the validation part
+    halves = {"validation_fraction": 0.5} if shares and not whole.is_text else {}
+    data_options = dict(sizes.data_options) | halves | sets["data"]
     if o.data_limit is not None:
         data_options["limit"] = o.data_limit
     data = load(o.data, **data_options)
-    macro = fit_macro(Macro(o.width or sizes.width, o.depth or sizes.depth, data.input_shape, data.num_classes), data)
+    tell_parts(data)
+    frame = replace(space.macro, width=o.width or sizes.width, depth=o.depth or sizes.depth)
+    macro = fit_macro(frame, data)
+    kind = o.objective or metric_of(data)
+    if kind == "perplexity" and not data.is_text:
+        raise BadInput(f"--objective perplexity: '{o.data}' is images; it is of a text, so take accuracy")
     search_macro = replace(
         macro, width=o.search_width or sizes.search_width, depth=o.search_depth or sizes.search_depth
     )
     space = space.at(macro)
+    if data.is_text:
+        space.layers([0] * space.length, macro)  # a frame that is none is refused here
 
     # all that can be wrong is said before anything is measured or written
     given = read_costs([c for c in o.cost if not c.endswith("=measure")], space, None)
     quantities = {name: name for name in COUNTED} | {name: "latency" for name, _ in parse_named(o.cost, "--cost")}
     quantities |= {name: cost.stamp.quantity for name, cost in given.items()}
-    wanted = make_objective(
-        o.objective, [n for n, _ in parse_named(o.cost, "--cost")], read_limits(o.limit, quantities)
-    )
+    wanted = make_objective(kind, [n for n, _ in parse_named(o.cost, "--cost")], read_limits(o.limit, quantities))
     counted = count_costs(space, macro) if any(limit.cost in COUNTED for limit in wanted.limits) else {}
     check_reachable(wanted.limits, {**counted, **given})
     recipe = (sizes.share if shares else sizes.search).replace(**sets["recipe"])
-    check_sizes(recipe.augment, data.input_shape)
+    check_recipe(recipe, data.input_shape)
     training = dict(data=o.data, recipe=recipe, macro=search_macro, data_options=data_options)
     evaluation = None if shares else Scratch(space, rungs=_rungs(o.rungs), **training)
     if o.edits is not None:
@@ -135,7 +146,7 @@ def main(o: Options) -> None:
     costs = read_costs(o.cost, space, lambda name: _measure(space, macro, out, name))
     for name, cost in costs.items():
         _keep(cost, out / f"{name}.json")
-    objective = make_objective(o.objective, list(costs), read_limits(o.limit, quantities))
+    objective = make_objective(kind, list(costs), read_limits(o.limit, quantities))
     check_reachable(objective.limits, costs)
     common = dict(
         objective=objective,

@@ -70,6 +70,8 @@ def measure(
     """
     check_counts(batch=(batch, 1), rounds=(rounds, 3), warmup=(warmup, 1), networks=(networks, 0))
     macro = macro or space.macro
+    if len(macro.input) == 1:
+        raise BadInput(f"measure: networks of space '{space.name}' read a text and are no sum of blocks; take macs")
     source = f"blocks timed alone, medians {conditions(rounds, warmup)}"
     stamp = stamp_of(macro, batch, dtype, source, runtime)
     program = program_of(runtime, batch=batch, dtype=dtype, seed=seed)

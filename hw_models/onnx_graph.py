@@ -63,9 +63,13 @@ def to_onnx(
         metadata: kept in the file, JSON values.
 
     Raises:
-        BadInput: ``onnx`` is not installed.
+        BadInput: ``onnx`` is not installed, or the network is recurrent.
         ValueError: an operation that is not of `nas.layers.OPS`.
     """
+    if any(layer.op == "state" for layer in layers):
+        raise BadInput(
+            "ONNX: networks that carry a state over a text are not exported; nas.load gives the Flax network"
+        )
     onnx = require_onnx()
     graph = _Graph(onnx, batch, layout)
     folded = _foldable(layers)

@@ -275,6 +275,35 @@ class LayerBuilder:
         h, w, c = self.shape(x)
         return self._add("offset", (x,), (h - 1, w - 1, c), name, {})
 
+    # ---- of recurrent networks -----------------------------------------------------------------------------------
+    def embedding(self, x: Any, vocabulary: int, features: int, *, name: str = "embedding") -> Any:
+        """(T,) tokens, each below `vocabulary`, to (T, features)."""
+        attributes = dict(vocabulary=vocabulary, features=features)
+        return self._add("embedding", (x,), (*self.shape(x), features), name, attributes)
+
+    def state(self, shape: Shape, of: str, *, name: str = "state") -> Any:
+        """(T, features): at each token what the layer called `of` gave at the token before, and zeros at the first.
+
+        What is added from here to that layer runs token after token; see `nas.recurrent`.
+        """
+        return self._add("state", (), shape, name, dict(of=of))
+
+    def highway(self, s: Any, gated: Any, kind: str, *, name: str = "highway") -> Any:
+        """``s + sigmoid(c) * (kind(h) - s)``, where `gated` is c and h side by side, twice as wide as s."""
+        return self._add("highway", (s, gated), self.shape(s), name, dict(kind=kind))
+
+    def mean(self, xs: Sequence[Any], *, name: str = "mean") -> Any:
+        """Mean of values of one shape."""
+        return self._add("mean", xs, self.shape(xs[0]), name, {})
+
+    def decode(self, x: Any, vocabulary: int, *, table: str = "embedding", name: str = "decode") -> Any:
+        """(T, features) to scores (T, vocabulary) by the rows of the embedding's own table, and a bias of each token.
+
+        Press and Wolf, "Using the Output Embedding to Improve Language Models", EACL 2017.
+        """
+        shape = (*self.shape(x)[:-1], vocabulary)
+        return self._add("decode", (x,), shape, name, dict(features=vocabulary, table=table))
+
     def _add(self, op, inputs, shape, name, attributes) -> int:
         handles = tuple(self._solid(x) for x in inputs)
         path = ".".join([*self._path, name])

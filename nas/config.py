@@ -226,11 +226,11 @@ class SpaceFile(_Strict):
 
 
 class MacroFile(_Strict):
-    """Width after the stem, cells, (height, width, channels), classes."""
+    """Width after the stem, cells, (height, width, channels) or (tokens,), classes."""
 
     width: int = Field(ge=1, le=MACRO_LIMITS["width"])
     depth: int = Field(ge=1, le=MACRO_LIMITS["depth"])
-    input: tuple[int, int, int]
+    input: tuple[int, ...] = Field(min_length=1, max_length=3)
     classes: int = Field(ge=1, le=MACRO_LIMITS["classes"])
 
 

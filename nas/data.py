@@ -1,4 +1,4 @@
-"""Image classification data: checked, split the same way every time, and fed to a compiled step.
+"""Data to classify images or to model a text: checked, split the same way every time, and fed to a compiled step.
 
 `load` gives frozen numpy arrays. `on_device`, `batches` and `gather` turn a split into normalised
 batches inside `jax.jit`; `nas.augment` changes them on the way.
@@ -15,11 +15,17 @@ import numpy as np
 from nas.errors import BadInput
 from nas.image_checks import check_classes, checked
 from nas.image_sets import read
+from nas.text import read_text, text_of
+
+FRACTION = 0.15  # of the training images, for validation and for testing
 
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Images uint8 or float32 [N, H, W, C] and labels int32 [N], both read-only."""
+    """Images uint8 or float32 [N, H, W, C] and labels int32 [N], both read-only.
+
+    Of a text, ``images`` are its tokens int32 [N, T], in sequences, and labels int32 [N, T] the token after each.
+    """
 
     images: np.ndarray
     labels: np.ndarray
@@ -38,6 +44,8 @@ class Data:
         mean: per channel over `train`, where uint8 counts as [0, 1] and float32 is taken as it is.
         std: likewise; 1 for a channel that never changes.
         fingerprint: hash of every image, label and class name; equal only for equal data in equal splits.
+        level: ``characters`` or ``words`` of a text, whose classes are its vocabulary; empty for images.
+        note: where the splits of a text come from, for people; empty for images.
     """
 
     name: str
@@ -48,12 +56,18 @@ class Data:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     fingerprint: str
+    level: str = ""
+    note: str = ""
 
     @property
-    def input_shape(self) -> tuple[int, int, int]:
-        """(height, width, channels) of one image."""
-        height, width, channels = self.train.images.shape[1:]
-        return height, width, channels
+    def is_text(self) -> bool:
+        """Whether the classes are tokens, and each is to be predicted from those before it."""
+        return bool(self.level)
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """(height, width, channels) of one image, or (T,), the tokens of a sequence."""
+        return self.train.images.shape[1:]
 
     @property
     def num_classes(self) -> int:
@@ -64,26 +78,37 @@ class Data:
 def load(
     source: Any,
     *,
-    validation_fraction: float = 0.15,
-    test_fraction: float = 0.15,
+    validation_fraction: float | None = None,
+    test_fraction: float | None = None,
     seed: int = 0,
     image_column: str | None = None,
     label_column: str | None = None,
     limit: int | None = None,
+    sequence: int | None = None,
+    level: str | None = None,
+    vocabulary: int | None = None,
+    classes: tuple[str, ...] | None = None,
 ) -> Data:
-    """Load an image set and split it; the same call gives the same bytes on every machine.
+    """Load an image set or a text and split it; the same call gives the same bytes on every machine.
 
     Args:
         source: "digits"; a name under NAS_DATA (unset: ../shared/data, then the user cache); a folder of parquet files
             as the Hugging Face hub writes them; one .parquet; an .npz with images/labels, x_train/y_train/... or
             train_images/train_labels/...; arrays (images, labels); a dict of such pairs by split; or
-            "hf:owner/name[:config]", which needs the extra `datasets`.
-        validation_fraction: share of the training images to cut for validation when the source brings none.
-        test_fraction: share of the same images to cut for testing when the source brings none.
+            "hf:owner/name[:config]", which needs the extra `datasets`. A text is a .txt file, or a folder of them, by
+            name or path; see `nas.text.read_text`.
+        validation_fraction: share of the training images to cut for validation when the source brings none; default
+            .15, of a text .05, or .1 where nothing is cut for testing.
+        test_fraction: share of the same images to cut for testing when the source brings none; the same.
         seed: of the cuts alone. Leave it when the seed of a search changes, or its numbers do not compare.
         image_column: parquet column of the images; guessed as img or image.
         label_column: parquet column of the labels; guessed as label or fine_label.
-        limit: at most that many training images, stratified; validation and test stay whole.
+        limit: at most that many training images, stratified, or the first so many sequences; validation and test stay
+            whole.
+        sequence: of a text: tokens of a sequence, default 35.
+        level: of a text: ``characters`` or ``words``; default by what is in it.
+        vocabulary: of a text: at most so many tokens, default 10,000.
+        classes: of a text: the vocabulary to use, such as that of a trained model.
 
     Images are uint8, or float of any scale; [N, H, W] gets a channel axis. Labels are integers 0..K-1. Cuts are
     stratified by label and take at least one image of each class.
@@ -91,9 +116,19 @@ def load(
     Raises:
         BadInput: one line on what is wrong with the source, its labels or its pixels, and what would be right.
     """
-    for name, value in (("validation_fraction", validation_fraction), ("test_fraction", test_fraction)):
-        if not 0 < value < 1 or validation_fraction + test_fraction >= 1:
-            raise BadInput(f"{name}={value}: wants more than 0, and less than 1 for both fractions together")
+    asked = {"validation": validation_fraction, "test": test_fraction}
+    given = {split: share for split, share in asked.items() if share is not None}
+    fractions = {"validation": FRACTION, "test": FRACTION} | given
+    for split, share in fractions.items():
+        if not 0 < share < 1 or sum(fractions.values()) >= 1:
+            raise BadInput(f"{split}_fraction={share}: wants more than 0, and less than 1 for both fractions together")
+    path = text_of(source)
+    if path is not None:
+        numbering: dict[str, Any] = dict(level=level, vocabulary=vocabulary, classes=classes)
+        return _of_text(read_text(path, sequence=sequence, limit=limit, fractions=given, **numbering))
+    for name, value in (("sequence", sequence), ("level", level), ("vocabulary", vocabulary), ("classes", classes)):
+        if value is not None:
+            raise BadInput(f"{name}: it is for a text, such as tinyshakespeare or a .txt file; leave it out for images")
     if not isinstance(seed, int | np.integer) or not 0 <= seed < 2**32:
         raise BadInput(f"seed={seed}: the seed of the splits wants 0..{2**32 - 1}")
     raw = read(source, image_column, label_column)
@@ -104,15 +139,32 @@ def load(
     for split, part in parts.items():
         check_classes(part.labels, raw.classes, top, raw.where, split)
         if part.images.shape[1:] != parts["train"].images.shape[1:] or part.images.dtype != parts["train"].images.dtype:
-            train, other = (f"{p.images.dtype}{list(p.images.shape[1:])}" for p in (parts["train"], part))
-            raise BadInput(f"{raw.where}: train images are {train} and {split} images are {other}; make them alike")
-    classes = raw.classes or tuple(map(str, range(top)))
-    fractions = {"test": test_fraction, "validation": validation_fraction}
-    parts = _cut(parts, classes, {s: f for s, f in fractions.items() if s not in parts}, seed, limit, raw.where)
+            own, other = (f"{p.images.dtype}{list(p.images.shape[1:])}" for p in (parts["train"], part))
+            raise BadInput(f"{raw.where}: train images are {own} and {split} images are {other}; make them alike")
+    names = raw.classes or tuple(map(str, range(top)))
+    cuts = {split: fractions[split] for split in ("test", "validation") if split not in parts}
+    parts = _cut(parts, names, cuts, seed, limit, raw.where)
     for array in (a for part in parts.values() for a in (part.images, part.labels)):
         array.setflags(write=False)
     mean, std = _moments(parts["train"].images)
-    return Data(raw.name, **parts, classes=classes, mean=mean, std=std, fingerprint=_fingerprint(parts, classes))
+    train, validation, test = (parts[split] for split in ("train", "validation", "test"))
+    return Data(raw.name, train, validation, test, names, mean, std, _fingerprint(parts, names))
+
+
+def _of_text(text):
+    parts = {split: Split(*pair) for split, pair in text.parts.items()}
+    for array in (a for part in parts.values() for a in (part.images, part.labels)):
+        array.setflags(write=False)
+    return Data(
+        text.name,
+        **parts,
+        classes=text.classes,
+        mean=(),
+        std=(),
+        fingerprint=_fingerprint(parts, text.classes),
+        level=text.level,
+        note=text.note,
+    )
 
 
 def _cut(
@@ -197,6 +249,8 @@ DEVICE_BUDGET_BYTES = 2 << 30
 class DeviceSplit:
     """A split ready for `gather`: images uint8 or float32 [N, H, W, C], labels int32 [N], mean and std float32 [C].
 
+    Of a text, images are tokens int32 [N, T] and labels int32 [N, T].
+
     The images are jax arrays, or numpy where they were over the budget. A PyTree: pass it to a jitted step.
     """
 
@@ -218,7 +272,7 @@ def on_device(split: Split, mean: Any, std: Any, *, budget_bytes: int = DEVICE_B
 
 
 def gather(split: DeviceSplit, index: Any) -> tuple[jax.Array, jax.Array]:
-    """Normalised images float32 [..., H, W, C] and labels int32 [...] at `index` int32 [...].
+    """Normalised images float32 [..., H, W, C] and labels int32 [...] at `index` int32 [...]; tokens as they are.
 
     Jittable when the images are on the device. Images on the host are picked here and sent: call it outside `jit`,
     once a batch; a traced index raises `TypeError`.
@@ -229,6 +283,8 @@ def gather(split: DeviceSplit, index: Any) -> tuple[jax.Array, jax.Array]:
         images = jnp.asarray(split.images[np.asarray(index)])
     else:
         images = split.images[index]
+    if images.dtype == jnp.int32:
+        return images, split.labels[index]
     scale = 255.0 if images.dtype == jnp.uint8 else 1.0
     return (images.astype(jnp.float32) / scale - split.mean) / split.std, split.labels[index]
 

@@ -93,6 +93,8 @@ def _chained(a, b, at, readers):
     # a second convolution starts a box of its own, so that each box can be named by one operation
     heavy = b.op in ("conv", "linear")
     same_place = a.name.rpartition(".")[0] == b.name.rpartition(".")[0]
+    if (a.op, b.op) == ("linear", "highway"):  # a node of a recurrent cell: named by its activation
+        return same_place and b.inputs[1] == at - 1
     return alone and not heavy and same_place and b.inputs == (at - 1,) and readers.get(at - 1) == [at]
 
 
@@ -107,6 +109,9 @@ def _node(own, group, inputs):
 
 
 def _operation(own):
+    highway = next((x for x in own if x.op == "highway"), None)
+    if highway is not None:
+        return highway.attributes["kind"]
     main = next((x for x in own if x.op in ("conv", "linear")), own[0])
     if main.op == "conv":
         kernel = "×".join(map(str, main.attributes["kernel"]))
@@ -117,8 +122,10 @@ def _operation(own):
 def _family(own):
     ops = {x.op for x in own}
     convs = [x.attributes for x in own if x.op == "conv"]
-    if ops == {"input"}:
+    if ops in ({"input"}, {"state"}):
         return "port"
+    if "highway" in ops:
+        return "pointwise"
     if not convs and ops & {"linear", "global_avg_pool"}:
         return "head"
     if convs:
@@ -126,7 +133,7 @@ def _family(own):
         return "depthwise" if any(a["groups"] > 1 for a in convs) else "conv" if wide else "pointwise"
     if ops & {"avg_pool", "max_pool"}:
         return "pool"
-    return "join" if ops & {"add", "concat"} else "zeros" if ops == {"zeros"} else "other"
+    return "join" if ops & {"add", "concat", "mean"} else "zeros" if ops == {"zeros"} else "other"
 
 
 def network_units(nodes: Sequence[Node]) -> tuple[Unit, ...]:

@@ -12,11 +12,13 @@ import jax
 import numpy as np
 
 from nas.cell_training import cell_network
-from nas.data import Data, batches, load, on_device
+from nas.data import Data, load, on_device
 from nas.errors import BadInput
+from nas.recurrent import loop_of
+from nas.recurrent_training import recurrent_network
 from nas.space import Macro, SearchSpace
 from nas.supernet import network_supernet
-from nas.train import CLASSIFICATION, Program, Recipe, Task, data_mesh, for_any_network, make_program
+from nas.train import CLASSIFICATION, Program, Recipe, Task, check_recipe, data_mesh, for_any_network, make_program
 
 Metrics = Mapping[str, float]
 
@@ -102,7 +104,9 @@ class Scratch:
 
     def frame(self, data: Data | None = None) -> Macro:
         """The macro that candidates are trained at: with the data's input and classes."""
-        return fit_macro(self.macro or self.space.macro, data or self.load(), self.task)
+        data = data or self.load()
+        check_recipe(self.recipe, data.input_shape)
+        return fit_macro(self.macro or self.space.macro, data, self.task)
 
     def __call__(self) -> Evaluate:
         """Loads the data and prepares the program of this process."""
@@ -169,7 +173,7 @@ def train_network(
     state = program.init(init_key, row)
     steps = (count // batch) * epochs
     for epoch in range(epochs):
-        order = batches(count, batch, seed=order_seed, epoch=epoch)
+        order = program.order(count, batch, seed=order_seed, epoch=epoch)
         state, loss = program.train(state, row, splits[0], order, step_key, np.int32(steps))
         if epoch + 1 in report_at:
             train_loss = float(loss)
@@ -191,8 +195,11 @@ def own_program(
 ) -> Program:
     """A program of one architecture alone: what a found network is trained with."""
     layers = space.layers(row, macro)
-    regular = recipe.drop_path or recipe.auxiliary
-    network = cell_network(layers, recipe) if regular else network_supernet(layers)
+    if loop_of(layers) is not None:
+        network = recurrent_network(layers, recipe)
+    else:
+        regular = recipe.drop_path or recipe.auxiliary
+        network = cell_network(layers, recipe) if regular else network_supernet(layers)
     return make_program(network, recipe, task=task, mesh=mesh)
 
 
@@ -210,7 +217,15 @@ def function(score: Callable[[dict[str, Any]], Any], space: SearchSpace) -> Eval
 
 
 def fit_macro(macro: Macro, data: Data, task: Task = CLASSIFICATION) -> Macro:
-    """The macro with the input shape and number of outputs that the data needs."""
+    """The macro with the input shape and number of outputs that the data needs.
+
+    Raises:
+        BadInput: a text for a network of images, or the other way round.
+    """
+    if len(macro.input) != len(data.input_shape):
+        kind, other = ("a text", "images") if data.is_text else ("images", "a text")
+        takes = "darts_rnn reads a text" if data.is_text else "a text is such as tinyshakespeare, or a file of your own"
+        raise BadInput(f"data: '{data.name}' is {kind}, and networks of this space read {other}; {takes}")
     return replace(macro, input=task.input_spec(data), classes=task.head(data))
 
 

@@ -46,27 +46,28 @@ def roots() -> tuple[Path, ...]:
 
 
 def names() -> tuple[str, ...]:
-    """Names that can be loaded here: digits, and every image set in `roots()`."""
+    """Names that can be loaded here: digits, and every image set or text in `roots()`."""
     found = {"digits"}
     for entry in (entry for root in roots() if root.is_dir() for entry in root.iterdir()):
-        if entry.suffix in (".npz", ".parquet"):
+        if entry.suffix in (".npz", ".parquet", ".txt"):
             found.add(entry.stem)
-        elif entry.is_dir() and _shards(entry, "train"):
+        elif entry.is_dir() and (_shards(entry, "train") or any(entry.glob("*.txt"))):
             found.add(entry.name)
     return tuple(sorted(found))
 
 
 def find(name: str) -> Path:
-    """Folder or file of an image set, by plain name or by path. `BadInput` lists the names there are when none fits."""
+    """Folder or file of a data set, by plain name or by path. `BadInput` lists the names there are when none fits."""
     path = Path(name).expanduser()
     # a plain name is looked up first, so that a stray folder beside the run cannot shadow "cifar10"
-    plain = [root / (name + suffix) for root in roots() for suffix in ("", ".npz", ".parquet")]
+    plain = [root / (name + suffix) for root in roots() for suffix in ("", ".npz", ".parquet", ".txt")]
     for place in [path] if os.sep in name else [*plain, path]:
         # not place.exists(), which raises for a name too long for the file system
         if name and os.path.exists(place):
             return place
     if os.sep in name or path.suffix in (".npz", ".parquet"):
-        raise BadInput(f"no file or folder {name}: wants a folder with train.parquet, a .parquet or an .npz file")
+        kinds = "a folder with train.parquet, a .parquet or an .npz file, or a text (.txt, or a folder of them)"
+        raise BadInput(f"no file or folder {name}: wants {kinds}")
     looked = " and ".join(map(str, roots()))
     raise BadInput(f"unknown data set {name!r}: {suggest(name, names())}; looked in {looked} (set NAS_DATA to change)")
 

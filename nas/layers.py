@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-Shape = tuple[int, ...]  # of one example: (height, width, channels) or (features,)
+Shape = tuple[int, ...]  # of one example: (height, width, channels), (features,), or (tokens, features) of a sequence
 
-ACTIVATIONS = ("relu", "relu6", "hard_swish", "hard_sigmoid", "swish", "gelu", "sigmoid", "tanh")
+ACTIVATIONS = ("relu", "relu6", "hard_swish", "hard_sigmoid", "swish", "gelu", "sigmoid", "tanh", "identity")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +51,12 @@ OPS = (
     "zeros",  # no inputs
     "concat",  # along channels; kept: for each possible part whether it is there, widths: of each possible part
     "offset",  # drops the first row and column: the second half of a factorised reduction
+    # of recurrent networks, see nas.recurrent
+    "embedding",  # vocabulary, features: a row of a table for each token
+    "state",  # no inputs; of: name of the layer whose value at the token before it is, zeros at the first token
+    "highway",  # kind; inputs s (features) and [c, h] (twice as many): s + sigmoid(c) * (kind(h) - s)
+    "mean",
+    "decode",  # features, table: a score for each token, by the table of that embedding, and a bias
 )
 
 
@@ -92,17 +98,24 @@ def layer_params(layer: Layer) -> int:
             return layer.input_shapes[0][-1] * a["features"] + (a["features"] if a["bias"] else 0)
         case "batch_norm":
             return 2 * layer.output_shape[-1] if a["affine"] else 0
+        case "embedding":
+            return a["vocabulary"] * a["features"]
+        case "decode":
+            return a["features"]
     return 0
 
 
 def layer_macs(layer: Layer) -> int:
-    """Multiply-accumulates of one layer for one example: convolutions and dense layers only, as papers count."""
+    """Multiply-accumulates of one layer for one example: convolutions and dense layers only, as papers count.
+
+    An example of a text is a sequence, all its tokens together.
+    """
     a = layer.attributes
     match layer.op:
         case "conv":
             per_output = a["kernel"][0] * a["kernel"][1] * (layer.input_shapes[0][-1] // a["groups"])
             return math.prod(layer.output_shape) * per_output
-        case "linear":
+        case "linear" | "decode":
             return math.prod(layer.output_shape) * layer.input_shapes[0][-1]
     return 0
 

@@ -53,6 +53,10 @@ def mixed_supernet(space: "SearchSpace", macro: "Macro", *, remat: bool = True, 
     Raises:
         BadInput: the space has choices that are not between operations, or partial channels cannot be.
     """
+    if space.mixed_of is not None:
+        if part > 1:
+            raise BadInput(f"space '{space.name}': its operations have no channels to leave out; set part=1")
+        return space.mixed_of(space, macro)
     relaxation = space.relaxation
     collected = _MixedCollect(macro.input, space.decisions, None, part)
     space.network(collected, macro)

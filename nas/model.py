@@ -1,6 +1,7 @@
 """Training a found architecture, and the trained model that people take away."""
 
 import functools
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,8 +20,10 @@ from nas.data import Data, on_device
 from nas.errors import BadInput
 from nas.evaluate import CandidateFailed, fit_macro, own_program, train_network, use_compilation_cache
 from nas.files import read_json, write_atomic, write_json
+from nas.language_model import LanguageModel, evaluate_text, language_model
 from nas.network import Network, split_names
-from nas.train import Recipe
+from nas.objective import accuracy as of_accuracy
+from nas.train import Recipe, check_recipe
 
 SCHEMA = "nas.model/1"
 
@@ -46,7 +49,7 @@ class Model:
     metrics: Mapping[str, Any]
 
     @property
-    def input_shape(self) -> tuple[int, int, int]:
+    def input_shape(self) -> tuple[int, ...]:
         """(H, W, C) of one image."""
         return tuple(self.config["macro"]["input"])
 
@@ -99,11 +102,12 @@ def train_model(
     *,
     seed: int = 0,
     progress: Callable[[int, Mapping[str, float]], None] = lambda epoch, metrics: None,
-) -> tuple[Model, list[dict[str, float]]]:
+) -> tuple[Model | LanguageModel, list[dict[str, float]]]:
     """Trains one architecture from scratch; (model, figures of each epoch).
 
     The epoch with the best validation accuracy is kept (the first of equals), and only then the test split is looked
-    at, once.
+    at, once. Of a text it is the epoch with the lowest perplexity; the state is carried over consecutive sequences, in
+    training as in every figure.
 
     Args:
         architecture: its `macro` says the size; input and classes are replaced by those of the data.
@@ -116,6 +120,7 @@ def train_model(
         BadInput: the training diverges.
     """
     use_compilation_cache()
+    check_recipe(recipe, data.input_shape)
     macro = fit_macro(architecture.macro, data)
     architecture = replace(architecture, macro=macro, recipe=recipe)
     program = own_program(architecture.space, architecture.row, macro, recipe)
@@ -123,12 +128,14 @@ def train_model(
         on_device(getattr(data, s), data.mean, data.std) for s in ("train", "validation", "test")
     )
     count = len(data.train.labels)
-    best: tuple[float, int, Any] = (-1.0, 0, None)
+    objective = of_accuracy(metric=metric_of(data))
+    best: tuple[float, int, Any, Mapping] = (-math.inf, 0, None, {})
 
     def keep(state, epoch, metrics):
         nonlocal best
-        if metrics["accuracy"] > best[0]:
-            best = metrics["accuracy"], epoch, jax.device_get((state.weights, state.stats))
+        score = float(objective(metrics)[0][0])
+        if score > best[0]:
+            best = score, epoch, jax.device_get((state.weights, state.stats)), metrics
 
     history = []
     try:
@@ -150,25 +157,27 @@ def train_model(
         raise BadInput(
             f"training: {error}; lower the learning rate (--set learning_rate={recipe.learning_rate / 4:g})"
         ) from None
-    accuracy, epoch, (weights, stats) = best
+    _, epoch, (weights, stats), validated = best
     tested = {n: float(v) for n, v in program.evaluate(weights, stats, architecture.row, test).items()}
-    found = {
-        "validation_accuracy": accuracy,
-        "test_accuracy": tested["accuracy"],
-        "test_loss": tested["loss"],
+    measured = ("accuracy", "perplexity") if data.is_text else ("accuracy",)
+    found = {f"validation_{name}": validated[name] for name in measured}
+    found |= {f"test_{name}": tested[name] for name in (*measured, "loss")}
+    found |= {
         "epoch": epoch,
         "epochs": recipe.epochs,
         "seed": seed,
         "data": data.name,
         "data_fingerprint": data.fingerprint,
-    }
+    } | ({"parts": data.note} if data.is_text else {})
     network = Network(architecture.layers).load(weights, stats)
     network.eval()
     config = replace(architecture, metrics=found).to_dict()
+    if data.is_text:
+        return LanguageModel(network, data.classes, data.level, config, found), history
     return Model(network, data.classes, data.mean, data.std, config, found), history
 
 
-def save_model(model: Model, folder: str | os.PathLike, history: Sequence[Mapping] = ()) -> None:
+def save_model(model: Model | LanguageModel, folder: str | os.PathLike, history: Sequence[Mapping] = ()) -> None:
     """Writes ``architecture.json``, ``weights.safetensors``, ``model.json`` and ``history.json``, each atomically."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -179,11 +188,12 @@ def save_model(model: Model, folder: str | os.PathLike, history: Sequence[Mappin
     write_json(folder / "architecture.json", model.config)
     write_atomic(folder / "weights.safetensors", save(arrays))
     write_json(folder / "history.json", {"epochs": list(history)})
-    about = {"schema": SCHEMA, "classes": model.classes, "mean": model.mean, "std": model.std, "metrics": model.metrics}
+    about: dict[str, Any] = {"schema": SCHEMA, "classes": model.classes, "metrics": model.metrics}
+    about |= {"mean": model.mean, "std": model.std} if isinstance(model, Model) else {"level": model.level}
     write_json(folder / "model.json", about)
 
 
-def load_model(folder: str | os.PathLike) -> Model:
+def load_model(folder: str | os.PathLike) -> Model | LanguageModel:
     """Reads a trained model; it needs neither the search space nor any file outside the folder.
 
     Raises:
@@ -203,6 +213,8 @@ def load_model(folder: str | os.PathLike) -> Model:
             raise BadInput(f"{folder}/weights.safetensors: weights do not fit the architecture beside them")
         network.load(*split_names(arrays))
         network.eval()
+        if "level" in about:
+            return language_model(network, about, config)
         classes, mean, std = (tuple(about[n]) for n in ("classes", "mean", "std"))
         return Model(network, classes, mean, std, config, about["metrics"])
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
@@ -211,12 +223,24 @@ def load_model(folder: str | os.PathLike) -> Model:
         raise BadInput(f"{folder}: not a trained model: {str(error).splitlines()[0] or type(error).__name__}") from None
 
 
-def evaluate_model(model: Model, data: Data, split: str = "test") -> dict[str, float]:
+def metric_of(data: Data) -> str:
+    """What is better the larger it is, for images, and the smaller it is, for a text."""
+    return "perplexity" if data.is_text else "accuracy"
+
+
+def evaluate_model(model: Model | LanguageModel, data: Data, split: str = "test") -> dict[str, float]:
     """Accuracy and mean cross-entropy on one split of a data set.
+
+    Of a text also the perplexity; the state is carried over the text, in `nas.streams.STREAMS` streams.
 
     Raises:
         BadInput: other image shape or classes than the model was trained on.
     """
+    if data.is_text != isinstance(model, LanguageModel):
+        what = "a language model" if isinstance(model, LanguageModel) else "a classifier of images"
+        raise BadInput(f"data: '{data.name}' is {'a text' if data.is_text else 'images'}, and the model is {what}")
+    if isinstance(model, LanguageModel):
+        return evaluate_text(model, data, split)
     if data.input_shape != model.input_shape or data.classes != model.classes:
         raise BadInput(
             f"data: '{data.name}' has {data.input_shape} images of {data.num_classes} classes; the model takes "

@@ -11,6 +11,7 @@ from flax import nnx
 
 from nas import kernels
 from nas.layers import Layer
+from nas.recurrent import loop_of, run_tokens
 
 Weights = dict[str, dict[str, jax.Array]]  # layer name -> {"kernel", "bias", "scale"}
 Stats = dict[str, dict[str, jax.Array]]  # layer name -> {"mean", "var"}
@@ -31,7 +32,8 @@ class Network(nnx.Module):
     """A network built from layers: a small real Flax module, with weights of this architecture alone.
 
     Call it with float[B, H, W, C]; it gives what the last layer gives, logits float[B, classes] for a classifier.
-    ``network.train()`` and ``network.eval()`` switch batch norm as in Flax.
+    ``network.train()`` and ``network.eval()`` switch batch norm as in Flax. A language model takes tokens int32[B, T]
+    and gives float[B, T, vocabulary]; `go_on` also takes and gives its hidden state.
 
     Args:
         layers: resolved.
@@ -50,7 +52,14 @@ class Network(nnx.Module):
         """float[B, *input shape] -> float[B, *output shape]."""
         return run_layers(self.layers, x, self._run)
 
+    def go_on(self, x: jax.Array, state: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
+        """Tokens int32[B, T] after a state float[B, features] (None: zeros) to (scores, the state after them)."""
+        return run_tokens(self.layers, x, self._run, state)
+
     def _run(self, layer, ins):
+        if layer.op == "decode":
+            table: Any = self.modules[_key(layer.attributes["table"])]
+            return self.modules[_key(layer.name)](ins[0] @ table.kernel[...].T)
         return self.modules[_key(layer.name)](ins[0]) if trains(layer) else _fixed(layer, ins)
 
     def weights(self) -> tuple[Weights, Stats]:
@@ -78,6 +87,8 @@ class Network(nnx.Module):
 
 def run_layers(layers: tuple[Layer, ...], x: jax.Array, run) -> jax.Array:
     """Runs the list in order; `run(layer, values)` computes one layer."""
+    if loop_of(layers) is not None:
+        return run_tokens(layers, x, run)[0]
     values: list = []
     for layer in layers:
         ins = [values[i] for i in layer.inputs]
@@ -92,7 +103,29 @@ def run_layers(layers: tuple[Layer, ...], x: jax.Array, run) -> jax.Array:
 
 def trains(layer: Layer) -> bool:
     """Whether the layer holds weights or statistics."""
-    return layer.op in ("conv", "linear", "batch_norm")
+    return layer.op in ("conv", "linear", "batch_norm", "embedding", "decode")
+
+
+class Table(nnx.Module):
+    """A row for each token."""
+
+    def __init__(self, vocabulary: int, features: int):
+        self.kernel = nnx.Param(jnp.zeros((vocabulary, features)))
+
+    def __call__(self, tokens: jax.Array) -> jax.Array:
+        """int32[...] -> float[..., features]."""
+        return self.kernel[...][tokens]
+
+
+class Bias(nnx.Module):
+    """A number added to each score."""
+
+    def __init__(self, features: int):
+        self.bias = nnx.Param(jnp.zeros(features))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """float[..., features] -> the same."""
+        return x + self.bias[...]
 
 
 def _key(name: str) -> str:
@@ -101,6 +134,10 @@ def _key(name: str) -> str:
 
 def _module(layer: Layer) -> nnx.Module:
     a, rngs = layer.attributes, nnx.Rngs(0)
+    if layer.op == "embedding":
+        return Table(a["vocabulary"], a["features"])
+    if layer.op == "decode":
+        return Bias(a["features"])
     channels = layer.input_shapes[0][-1]
     if layer.op == "linear":
         return nnx.Linear(channels, a["features"], use_bias=a["bias"], kernel_init=LINEAR_INIT, rngs=rngs)
@@ -136,7 +173,7 @@ def _depthwise(x, kernel, strides, padding, lhs_dilation, rhs_dilation, dimensio
 
 def activation(kind: str, x: jax.Array) -> jax.Array:
     """One of `nas.layers.ACTIVATIONS`, element-wise."""
-    return getattr(jax.nn, kind)(x)
+    return x if kind == "identity" else getattr(jax.nn, kind)(x)
 
 
 def _fixed(layer: Layer, ins: list[jax.Array]) -> jax.Array:
@@ -164,6 +201,11 @@ def _fixed(layer: Layer, ins: list[jax.Array]) -> jax.Array:
             return jnp.concatenate(ins, -1)
         case "offset":
             return ins[0][:, 1:, 1:]
+        case "highway":
+            c, h = jnp.split(ins[1], 2, -1)
+            return ins[0] + jax.nn.sigmoid(c) * (activation(a["kind"], h) - ins[0])
+        case "mean":
+            return sum(ins[1:], ins[0]) / len(ins)
     raise ValueError(f"layer '{layer.name}': no operation '{layer.op}'")
 
 
@@ -175,7 +217,7 @@ def init_layers(layers: Sequence[Layer], key: jax.Array) -> tuple[Weights, Stats
     cuts, as XLA would compile each cut.
     """
     trained = [layer for layer in layers if trains(layer)]
-    shapes = {layer.name: _kernel_shape(layer) for layer in trained if layer.op != "batch_norm"}
+    shapes = {layer.name: _kernel_shape(layer) for layer in trained if layer.op not in ("batch_norm", "decode")}
     sizes = [math.prod(shape) for shape in shapes.values()]
     # the barrier keeps XLA from computing the draw anew inside every kernel
     flat = jax.lax.optimization_barrier(jax.random.truncated_normal(key, -2, 2, (sum(sizes),)))
@@ -189,16 +231,23 @@ def init_layers(layers: Sequence[Layer], key: jax.Array) -> tuple[Weights, Stats
             stats[layer.name] = {"mean": xp.zeros(width, np.float32), "var": xp.ones(width, np.float32)}
             if a["affine"]:
                 weights[layer.name] = {"scale": xp.ones(width, np.float32), "bias": xp.zeros(width, np.float32)}
+        elif layer.op == "decode":
+            weights[layer.name] = {"bias": xp.zeros(width, np.float32)}
         else:
             shape, gain = shapes[layer.name], KERNEL_GAIN if layer.op == "conv" else LINEAR_GAIN
+            # a table's rows are what a matrix multiplies at the other end of the network
+            fan_in = width if layer.op == "embedding" else math.prod(shape[:-1])
             # 0.8796 is the standard deviation of a normal cut at two
-            kernel = drawn[layer.name].reshape(shape) * np.float32(math.sqrt(gain / math.prod(shape[:-1])) / 0.87962566)
-            weights[layer.name] = {"kernel": kernel} | ({"bias": xp.zeros(width, np.float32)} if a["bias"] else {})
+            kernel = drawn[layer.name].reshape(shape) * np.float32(math.sqrt(gain / fan_in) / 0.87962566)
+            biased = a.get("bias", False)
+            weights[layer.name] = {"kernel": kernel} | ({"bias": xp.zeros(width, np.float32)} if biased else {})
     return jax.tree.map(jnp.asarray, (weights, stats))
 
 
 def _kernel_shape(layer: Layer) -> tuple[int, ...]:
     a, channels = layer.attributes, layer.input_shapes[0][-1]
+    if layer.op == "embedding":
+        return a["vocabulary"], a["features"]
     return (*a["kernel"], channels // a["groups"], a["features"]) if layer.op == "conv" else (channels, a["features"])
 
 
@@ -207,12 +256,18 @@ def apply_layers(layers: tuple[Layer, ...], weights: Mapping, stats: Mapping, x:
     moved = dict(stats)
 
     def run(layer, ins):
-        out, new = run_layer(layer, weights.get(layer.name, {}), stats.get(layer.name), ins, train)
+        out, new = run_layer(layer, own_weights(layer, weights), stats.get(layer.name), ins, train)
         if new is not None:
             moved[layer.name] = new
         return out
 
     return run_layers(layers, x, run), moved
+
+
+def own_weights(layer: Layer, weights: Mapping) -> Mapping:
+    """The arrays of a layer; those of a decoder with the table that it shares."""
+    own = weights.get(layer.name, {})
+    return {**own, "table": weights[layer.attributes["table"]]["kernel"]} if layer.op == "decode" else own
 
 
 def run_layer(layer: Layer, weights: Mapping, stats: Any, ins: list[jax.Array], train: bool):
@@ -238,6 +293,10 @@ def run_layer(layer: Layer, weights: Mapping, stats: Any, ins: list[jax.Array], 
         return out, {"mean": mean, "var": var}
     if layer.op == "conv":
         out = kernels.conv2d(x, weights["kernel"], stride=a["stride"], dilation=a["dilation"], groups=a["groups"])
+    elif layer.op == "embedding":
+        return weights["kernel"][x], None
+    elif layer.op == "decode":
+        out = x @ weights["table"].T
     else:
         out = x @ weights["kernel"]
     out = out + weights["bias"] if "bias" in weights else out

@@ -48,6 +48,9 @@ def parse_quantity(text: str, quantity: str, where: str) -> float:
     return value
 
 
+MINIMISED = ("perplexity", "loss")  # metrics of which less is better: their score is the negative
+
+
 @dataclass(frozen=True)
 class Limit:
     """At most `value` (in the cost's unit) of the cost called `cost`."""
@@ -68,7 +71,7 @@ class Objective:
         alpha: mnasnet's exponent below the target.
         beta: mnasnet's exponent above the target.
         limits: constraints, whatever the kind.
-        metric: what accuracy means; higher is better.
+        metric: what accuracy means; higher is better, but for those that are `MINIMISED`.
     """
 
     kind: str = "accuracy"
@@ -91,7 +94,7 @@ class Objective:
         The violation of such a limit is NaN. MnasNet's reward of a cost of zero has no value and fails as well.
         """
         get = lambda name: float(metrics.get(name, math.nan))  # noqa: E731
-        quality = get(self.metric)
+        quality = -get(self.metric) if self.metric in MINIMISED else get(self.metric)
         if self.kind == "accuracy":
             scores = [quality]
         elif self.kind == "mnasnet":
@@ -110,7 +113,7 @@ class Objective:
 
 
 def accuracy(*, limits: Sequence[Limit] = (), metric: str = "accuracy") -> Objective:
-    """Maximise accuracy; limits are constraints."""
+    """Maximise accuracy, or minimise `metric` where that is ``perplexity``; limits are constraints."""
     return Objective("accuracy", limits=tuple(limits), metric=metric)
 
 
@@ -128,6 +131,8 @@ def mnasnet(
     The default is the paper's soft form, alpha = beta = -0.07: five per cent of accuracy for twice the latency. Its
     hard form is alpha = 0, beta = -1.
     """
+    if metric in MINIMISED:
+        raise BadInput(f"mnasnet: its reward grows with the metric, and {metric} is minimised; take accuracy")
     if not target > 0:
         raise BadInput(f"mnasnet: target is {target}; it must be above zero, in the unit of '{cost}'")
     return Objective("mnasnet", (cost,), target, alpha, beta, tuple(limits), metric)

@@ -44,6 +44,8 @@ class Batch(NamedTuple):
 
 def draw_batch(data: Data, size: int = 32, seed: int = 0) -> Batch:
     """A batch of the training split; the default size is that of NAS-Bench-Suite-Zero (Krishnakumar et al., 2022)."""
+    if data.is_text:
+        raise BadInput(f"proxies: they look at images, and '{data.name}' is a text; leave them out")
     size = min(size, len(data.train.labels))
     order = batches(len(data.train.labels), size, seed=seed, epoch=0)[0]
     return Batch(*gather(on_device(data.train, data.mean, data.std), order))

@@ -27,7 +27,7 @@ from nas.result import Result
 from nas.search import run
 from nas.space import Macro, SearchSpace
 from nas.strategy import Strategy, given
-from nas.train import CLASSIFICATION, Recipe, Task, for_any_network, over_split
+from nas.train import CLASSIFICATION, Recipe, Task, check_recipe, for_any_network, over_split
 
 CALIBRATION_IMAGES = 2000  # Cai et al. 2020 use 2,000 images of the training split
 SEARCHER_TRIALS = 100
@@ -94,6 +94,7 @@ class Sharing:
 
     def frame(self) -> Macro:
         """The macro that is trained at: with the data's input and classes."""
+        check_recipe(self.recipe, self.loaded.input_shape)
         return fit_macro(self.macro or self.space.macro, self.loaded, self.task)
 
     def describe(self) -> dict[str, Any]:

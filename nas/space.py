@@ -34,13 +34,13 @@ class Macro:
     Attributes:
         width: channels after the stem (the paper's C or F).
         depth: cells; what is counted is the space's to say (a stage in NAS-Bench-201, the whole network in DARTS).
-        input: (height, width, channels) of one image.
-        classes: outputs of the head.
+        input: (height, width, channels) of one image, or (tokens,) of one sequence of a text.
+        classes: outputs of the head; of a language model the tokens that it knows.
     """
 
     width: int
     depth: int
-    input: tuple[int, int, int]
+    input: tuple[int, ...]
     classes: int
 
     def __post_init__(self):
@@ -50,9 +50,10 @@ class Macro:
             if not isinstance(value, int | np.integer) or isinstance(value, bool) or not 1 <= value <= most:
                 raise BadInput(f"macro {name} is {str(value)[:40]}; it must be a whole number from 1 to {most:,}")
         good = all(isinstance(n, int | np.integer) and 1 <= n <= LARGEST_SIDE for n in self.input)
-        if len(self.input) != 3 or not good:
+        if len(self.input) not in (1, 3) or not good:
             shown = str(self.input)[:60]
-            raise BadInput(f"macro input is {shown}; it must be height, width, channels, each 1 to {LARGEST_SIDE:,}")
+            form = "height, width, channels, or the tokens of a sequence"
+            raise BadInput(f"macro input is {shown}; it must be {form}, each 1 to {LARGEST_SIDE:,}")
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,8 @@ class SearchSpace:
         sample_of: ``(uniform float32[L]) -> int32[L]``, another distribution for `sample`.
         relaxation_of: ``(space) -> Relaxation``, the edges and operations that differentiable methods search in.
             Default: an edge for each decision.
+        mixed_of: ``(space, macro) -> Supernet``: a hand-written program of that relaxation. Default: the one
+            that `network` gives, see `nas.mixed.mixed_supernet`.
         view: what a restricted view of the space keeps to (JSON), as `nas.near` makes one; written to ``search.json``.
     """
 
@@ -112,6 +115,7 @@ class SearchSpace:
     arguments: Mapping[str, Any] = field(default_factory=dict)
     sample_of: Callable[[jax.Array], Row] | None = None
     relaxation_of: "Callable[[SearchSpace], Relaxation] | None" = None
+    mixed_of: "Callable[[SearchSpace, Macro], Supernet] | None" = None
     view: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self):

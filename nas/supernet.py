@@ -30,13 +30,17 @@ class Supernet(NamedTuple):
             drawn for that architecture's fan-in where the space's widths are elastic.
         apply: ``(weights, stats, x, choice, *, carry=None, train, key=None) -> (out, stats, carry)``. `x` is
             float[B, H, W, C], `choice` a row int32[L] (or gates, for a relaxed space), `out` float[B, classes].
-            `carry` is what a recurrent network hands on; None elsewhere. Choosing another row compiles nothing.
+            `carry` is the state of a recurrent network, float[B, features], before and after; None is zeros before
+            the first token, and nothing elsewhere. There x is int32[B, T], and out float[B, T, classes]. Choosing
+            another row compiles nothing.
         extract: ``(weights, stats, row) -> (weights, stats)`` of that row's own network, under its layer names, as
             `nas.network.Network.load` takes them.
         layers: every layer of every branch, under the name its arrays have. A supernet written by hand may leave it
             empty; `nas.proxies.naswot` then has nothing to look at.
         training: ``(weights, stats, x, choice, *, key, progress float32) -> (outs, stats)``, the pass that is trained
             where that is another than `apply`: its output, and those of auxiliary heads. `progress` goes from 0 to 1.
+        start: ``(B) -> carry`` before the first sequence of a text, of a network that is trained and measured on
+            consecutive sequences with its state carried on. None: each example stands alone.
     """
 
     init: Callable[..., tuple[Any, Any]]
@@ -44,6 +48,7 @@ class Supernet(NamedTuple):
     extract: Callable[..., tuple[dict, dict]]
     layers: tuple[Layer, ...] = ()
     training: Callable[..., tuple[tuple[Any, ...], Any]] | None = None
+    start: Callable[[int], Any] | None = None
 
 
 def choice_supernet(space: "SearchSpace", macro: "Macro") -> Supernet:

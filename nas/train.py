@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -11,9 +11,10 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from nas.augment import augment
-from nas.data import DeviceSplit, gather
+from nas.augment import augment, check_sizes
+from nas.data import DeviceSplit, batches, gather
 from nas.errors import BadInput, suggest
+from nas.streams import along_split, consecutive, with_perplexity
 from nas.supernet import Supernet
 
 
@@ -34,21 +35,23 @@ class Task(NamedTuple):
 
     Attributes:
         name: for configs.
-        loss: ``(out, labels, recipe) -> float32[B]``, one value an example.
-        metrics: ``(out, labels) -> {name: float32[B]}``, averaged over a split. `accuracy` is what searches maximise
-            by default; higher must be better for whichever is used.
+        loss: ``(out, labels, recipe) -> float32[B]``, one value an example, or float32[B, T], one for each token.
+        metrics: ``(out, labels) -> {name: float32[B]}`` or float32[B, T], averaged over a split. `accuracy` is what
+            searches maximise by default. Of a text, ``perplexity`` follows from the mean ``loss`` and is minimised.
         head: ``(data) -> int``, how many outputs the network needs.
-        input_spec: ``(data) -> (H, W, C)``, what it is fed.
+        input_spec: ``(data) -> (H, W, C)``, or (T,) of a text, what it is fed.
     """
 
     name: str
     loss: Callable[..., jax.Array]
     metrics: Callable[..., Mapping[str, jax.Array]]
     head: Callable[[Any], int]
-    input_spec: Callable[[Any], tuple[int, int, int]]
+    input_spec: Callable[[Any], tuple[int, ...]]
 
 
 def _smoothed_cross_entropy(out, labels, recipe):
+    if labels.ndim > 1 and not recipe.label_smoothing:  # a vocabulary is too large to write out for each token
+        return optax.softmax_cross_entropy_with_integer_labels(out, labels)
     targets = optax.smooth_labels(jax.nn.one_hot(labels, out.shape[-1]), recipe.label_smoothing)
     return optax.softmax_cross_entropy(out, targets)
 
@@ -67,6 +70,10 @@ CLASSIFICATION = Task(
     lambda data: data.num_classes,
     lambda data: data.input_shape,
 )
+
+
+DROPOUTS = ("dropout_word", "dropout_input", "dropout_hidden", "dropout_output")
+IMAGES_ONLY = ("augment", "drop_path", "auxiliary")
 
 
 @dataclass(frozen=True)
@@ -89,8 +96,14 @@ class Recipe:
         augment: such as ``("crop:4", "flip", "cutout:16")``.
         precision: ``float32`` or ``bfloat16`` (weights stay float32).
         drop_path: largest probability with which an operation of a cell is left out, reached linearly at the end; .2 in
-            DARTS. For one network (``nas train``), as is `auxiliary`; see `nas.cell_training`.
+            DARTS. For one network (``nas train``), as is what follows; see `nas.cell_training`.
         auxiliary: weight of the loss of a second classifier, inside the network; .4 in DARTS.
+        dropout_word: probability with which a token of the vocabulary is not seen; .1 in DARTS. This and the next
+            three are of language models, see `nas.recurrent_training`.
+        dropout_input: with which a feature is left out of a sequence's embedded tokens; .8 in DARTS, which drops .2 and
+            then .75.
+        dropout_hidden: the same, of the states that the cell's matrices read; .25 in DARTS.
+        dropout_output: the same, of the states that scores are read from; .75 in DARTS.
     """
 
     epochs: int = 12
@@ -107,6 +120,10 @@ class Recipe:
     precision: str = "float32"
     drop_path: float = 0.0
     auxiliary: float = 0.0
+    dropout_word: float = 0.0
+    dropout_input: float = 0.0
+    dropout_hidden: float = 0.0
+    dropout_output: float = 0.0
 
     def __post_init__(self):
         if isinstance(self.augment, str) or not all(isinstance(a, str) for a in _listed(self.augment)):
@@ -121,6 +138,7 @@ class Recipe:
                 raise BadInput(f"recipe: no {name} '{getattr(self, name)}'; {suggest(str(getattr(self, name)), known)}")
         ranges = dict(learning_rate=(0, 1e3), momentum=(0, 1), weight_decay=(0, 10), warmup=(0, 1))
         ranges |= dict(label_smoothing=(0, 1), gradient_clip=(0, 1e9), drop_path=(0, 1), auxiliary=(0, 10))
+        ranges |= {name: (0, 1) for name in DROPOUTS}
         for name, (low, high) in ranges.items():
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value < high:
@@ -140,11 +158,25 @@ def for_any_network(recipe: Recipe) -> None:
     """Refuses what only the training of one network can do.
 
     Raises:
-        BadInput: a recipe with drop path or an auxiliary head.
+        BadInput: a recipe with drop path, an auxiliary head or dropout.
     """
-    for name in ("drop_path", "auxiliary"):
+    for name in ("drop_path", "auxiliary", *DROPOUTS):
         if getattr(recipe, name):
             raise BadInput(f"recipe: {name} is for training one network, as nas train does; leave it at 0 in a search")
+
+
+def check_recipe(recipe: Recipe, shape: Sequence[int]) -> None:
+    """Refuses what data of this input shape has no use for.
+
+    Raises:
+        BadInput: settings for images on a text, or the other way round; what `nas.augment.check_sizes` refuses.
+    """
+    others, kind = (IMAGES_ONLY, "images") if len(shape) == 1 else (DROPOUTS, "a text")
+    for name in others:
+        if getattr(recipe, name):
+            raise BadInput(f"recipe: {name} is for {kind}, and this data is not; leave it out")
+    if len(shape) > 1:
+        check_sizes(recipe.augment, shape)
 
 
 def _listed(value):
@@ -195,12 +227,15 @@ class Program(NamedTuple):
         train: ``(state, choice, split, order int32[S, B], key, total) -> (state, mean loss)``: S steps of a training
             of `total` steps, on the images that `order` names. The given state's memory is reused.
         evaluate: ``(weights, stats, choice, split) -> {metric: float32}`` over a whole split.
+        order: ``(count, batch, seed, epoch) -> int32[S, B]``, the examples of an epoch: `nas.data.batches`, or for a
+            network whose state is carried on the sequences of a text one after the other.
         compilations: ``() -> int``, how often `train` has been compiled or fetched from the cache in this process.
     """
 
     init: Callable[..., TrainState]
     train: Callable[..., tuple[TrainState, jax.Array]]
     evaluate: Callable[..., dict[str, jax.Array]]
+    order: Callable[..., jax.Array]
     compilations: Callable[[], int]
 
 
@@ -215,23 +250,26 @@ def make_program(
         task: loss and metrics.
         mesh: devices that share each batch, see `spread_over`; weights are copied to each.
     """
-    if network.training is None:
+    if network.training is None and network.start is None:
         for_any_network(recipe)
     optimizer = optimizer_of(recipe)
     precision = PRECISIONS[recipe.precision]
     cast = functools.partial(_cast, dtype=precision.compute)
     augmentation, spread = augment(recipe.augment), spread_over(mesh)
 
-    def forward(weights, stats, x, choice, train, key):
-        out, stats, _ = network.apply(cast(weights), stats, cast(x), choice, train=train, key=key)
-        return out.astype(precision.output), stats
+    def forward(weights, stats, x, choice, train, key, carry=None):
+        out, stats, carry = network.apply(cast(weights), stats, cast(x), choice, carry=carry, train=train, key=key)
+        return out.astype(precision.output), stats, carry
 
-    def outputs(weights, stats, x, choice, key, progress):
+    def outputs(weights, stats, x, choice, key, progress, carry):
         if network.training is None:
-            out, stats = forward(weights, stats, x, choice, True, key)
-            return (out,), stats
+            out, stats, after = forward(weights, stats, x, choice, True, key, carry)
+            return (out,), stats, None if network.start is None else after
         outs, stats = network.training(cast(weights), stats, cast(x), choice, key=key, progress=progress)
-        return [out.astype(precision.output) for out in outs], stats
+        return [out.astype(precision.output) for out in outs], stats, carry
+
+    def start(size):
+        return None if network.start is None else cast(network.start(size))
 
     @jax.jit
     def init(key, choice):
@@ -239,35 +277,40 @@ def make_program(
         weights = _cast(weights, dtype=precision.param)
         return TrainState(weights, stats, optimizer.init(weights), jnp.int32(0))
 
-    def step(state, batch, choice, split, key, total):
+    def step(state, carry, batch, choice, split, key, total):
         key = jax.random.fold_in(key, state.step)
         augment_key, network_key = jax.random.split(key)
         x, labels = gather(split, spread(batch))
         x = augmentation(augment_key, x)
 
         def loss(weights):
-            outs, stats = outputs(weights, state.stats, x, choice, network_key, state.step / total)
+            outs, stats, after = outputs(weights, state.stats, x, choice, network_key, state.step / total, carry)
             own, *others = (task.loss(out, labels, recipe).mean() for out in outs)
-            return own + recipe.auxiliary * sum(others), (own, stats)
+            return own + recipe.auxiliary * sum(others), (own, stats, after)
 
-        (_, (value, stats)), gradient = jax.value_and_grad(loss, has_aux=True)(state.weights)
+        (_, (value, stats, after)), gradient = jax.value_and_grad(loss, has_aux=True)(state.weights)
         rate = learning_rate_at(recipe, state.step, total)
         weights, moments = descend(optimizer, state.weights, state.optimizer, gradient, rate)
-        return TrainState(weights, stats, moments, state.step + 1), value
+        return (TrainState(weights, stats, moments, state.step + 1), after), value
 
     @functools.partial(jax.jit, donate_argnums=0)
     def train(state, choice, split, order, key, total):
-        state, losses = jax.lax.scan(lambda s, batch: step(s, batch, choice, split, key, total), state, order)
+        first = state, start(order.shape[1])
+        (state, _), losses = jax.lax.scan(lambda s, batch: step(*s, batch, choice, split, key, total), first, order)
         return state, losses.mean()
 
     @jax.jit
     def evaluate(weights, stats, choice, split):
-        def metrics(x, labels):
-            return task.metrics(forward(weights, stats, x, choice, False, None)[0], labels)
+        def go_on(x, carry):
+            out, _, carry = forward(weights, stats, x, choice, False, None, carry)
+            return out, carry
 
-        return over_split(split, recipe.batch, metrics, spread)
+        if network.start is not None:
+            return with_perplexity(along_split(split, go_on, start, task.metrics))
+        return over_split(split, recipe.batch, lambda x, labels: task.metrics(go_on(x, None)[0], labels), spread)
 
-    return Program(init, train, evaluate, train._cache_size)  # type: ignore[attr-defined]
+    order = batches if network.start is None else lambda count, batch, *, seed, epoch: consecutive(count, batch)
+    return Program(init, train, evaluate, order, train._cache_size)  # type: ignore[attr-defined]
 
 
 def descend(
@@ -284,7 +327,9 @@ def over_split(
     metrics: Callable[[jax.Array, jax.Array], Mapping[str, jax.Array]],
     spread: Callable[[jax.Array], jax.Array] = lambda places: places,
 ) -> dict[str, jax.Array]:
-    """Means over a whole split of ``metrics(images, labels) -> {name: float32[B]}``, batch after batch. Jittable.
+    """Means over a whole split of ``metrics(x, labels) -> {name: float32[B, ...]}``, batch after batch. Jittable.
+
+    Of a text, ``perplexity`` is among them; each sequence stands alone there.
 
     Args:
         split: measured on.
@@ -298,9 +343,11 @@ def over_split(
 
     def measure(place):
         found = metrics(*gather(split, spread(jnp.minimum(place, count - 1))))
-        return {name: jnp.where(place < count, v, 0).sum() for name, v in found.items()}
+        each = {name: v if v.ndim == 1 else v.reshape(len(v), -1).mean(-1) for name, v in found.items()}
+        return {name: jnp.where(place < count, v, 0).sum() for name, v in each.items()}
 
-    return jax.tree.map(lambda v: v.sum() / count, jax.lax.map(measure, places))
+    means = jax.tree.map(lambda v: v.sum() / count, jax.lax.map(measure, places))
+    return with_perplexity(means) if split.labels.ndim > 1 else means
 
 
 def spread_over(mesh: Mesh | None) -> Callable[[jax.Array], jax.Array]:

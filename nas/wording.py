@@ -3,14 +3,16 @@
 import math
 from typing import Any
 
-from nas.objective import UNITS, Objective
+from nas.objective import MINIMISED, UNITS, Objective
 from nas.result import Result
 
 NO_REASON = "no reason given"
 
 
 def score_name(objective: Objective) -> str:
-    """What the first score is: the metric itself, or MnasNet's reward."""
+    """What the first score is: the metric itself (or its negative), or MnasNet's reward."""
+    if objective.metric in MINIMISED:
+        return f"negative {objective.metric}"
     return "MnasNet reward" if objective.kind == "mnasnet" else objective.metric
 
 

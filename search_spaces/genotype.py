@@ -1,4 +1,4 @@
-"""DARTS's genotypes: read and written as text, and as rows of the cell spaces. Never evaluated as code."""
+"""DARTS's genotypes: read and written as text, and as rows of its spaces. Never evaluated as code."""
 
 import ast
 import warnings
@@ -9,8 +9,10 @@ import numpy as np
 from nas.errors import BadInput
 from nas.space import SearchSpace
 from search_spaces.cells import CELLS, amoebanet, darts, edges_of, keeps_loose_ends, nasnet
+from search_spaces.darts_rnn import darts_rnn
 
 FORM = "Genotype(normal=[('sep_conv_3x3', 0), ...], normal_concat=[2, 3, 4, 5], reduce=[...], reduce_concat=[...])"
+RECURRENT_FORM = "Genotype(recurrent=[('tanh', 0), ...], concat=range(1, 9))"
 LARGEST = 10_000  # characters; the largest published genotype has 600
 Pairs = tuple[tuple[str, int], ...]
 
@@ -28,7 +30,18 @@ class Genotype(NamedTuple):
         return f"Genotype({', '.join(f'{name}={list(value)}' for name, value in self._asdict().items())})"
 
 
-def parse(text: str) -> Genotype:
+class Recurrent(NamedTuple):
+    """A recurrent cell: (activation, node it reads) of node 1, 2, ..., and the nodes whose mean is the output."""
+
+    recurrent: Pairs
+    concat: tuple[int, ...]
+
+    def __str__(self) -> str:
+        """As DARTS prints it; `parse` reads it back."""
+        return f"Genotype({', '.join(f'{name}={list(value)}' for name, value in self._asdict().items())})"
+
+
+def parse(text: str) -> Genotype | Recurrent:
     """A genotype from text such as ``DARTS_V2 = Genotype(normal=[...], ...)``; ``range(2, 6)`` may stand for a list.
 
     Raises:
@@ -45,8 +58,11 @@ def parse(text: str) -> Genotype:
     if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "Genotype"):
         raise BadInput(f"genotype: must be one Genotype(...); it looks like {FORM}")
     given = {keyword.arg: keyword.value for keyword in call.keywords}
+    if not call.args and len(call.keywords) == 2 and set(given) == set(Recurrent._fields):
+        return Recurrent(_pairs(given["recurrent"], "recurrent"), _numbers(given["concat"], "concat"))
     if call.args or len(call.keywords) != len(given) or set(given) != set(Genotype._fields):
-        raise BadInput(f"genotype: needs {', '.join(Genotype._fields)}, each once and by name; it looks like {FORM}")
+        needs = f"needs {', '.join(Genotype._fields)}, each once and by name"
+        raise BadInput(f"genotype: {needs}; it looks like {FORM}, or {RECURRENT_FORM}")
     cells = {n: _pairs(given[n], n) for n in ("normal", "reduce")}
     concats = {n: _numbers(given[n], n) for n in ("normal_concat", "reduce_concat")}
     return Genotype(cells["normal"], concats["normal_concat"], cells["reduce"], concats["reduce_concat"])
@@ -92,12 +108,14 @@ def _numbers(node: ast.expr, name: str) -> tuple[int, ...]:
 
 
 # ---- rows --------------------------------------------------------------------------------------------------------
-def to_row(genotype: Genotype, space: SearchSpace) -> np.ndarray:
+def to_row(genotype: Genotype | Recurrent, space: SearchSpace) -> np.ndarray:
     """The row int32[L] of a cell space that is this genotype.
 
     Raises:
         BadInput: an operation or a number of nodes that the space does not have, or other nodes at the output.
     """
+    if isinstance(genotype, Recurrent):
+        return _recurrent_row(genotype, space)
     choices: dict[str, str | int] = {}
     for cell, pairs in zip(CELLS, (genotype.normal, genotype.reduce), strict=True):
         numbers = _node_numbers(space, cell)
@@ -115,9 +133,22 @@ def to_row(genotype: Genotype, space: SearchSpace) -> np.ndarray:
     return row
 
 
-def from_row(row, space: SearchSpace) -> Genotype:
+def _recurrent_row(genotype, space):
+    nodes = space.length // 2
+    if space.name != "darts_rnn" or len(genotype.recurrent) != nodes:
+        raise BadInput(f"genotype: {len(genotype.recurrent)} recurrent nodes; it is not of this space, '{space.name}'")
+    if sorted(genotype.concat) != list(range(1, nodes + 1)):
+        raise BadInput(f"genotype: concat is {list(genotype.concat)}; space 'darts_rnn' takes the mean of all nodes")
+    pairs = enumerate(genotype.recurrent, 1)
+    return space.encode({k: v for n, (op, i) in pairs for k, v in ((f"node_{n}_input", i), (f"node_{n}_op", op))})
+
+
+def from_row(row, space: SearchSpace) -> Genotype | Recurrent:
     """The genotype of a row of a cell space."""
     choices = space.decode(row)
+    if space.name == "darts_rnn":
+        nodes = tuple(range(1, space.length // 2 + 1))
+        return Recurrent(tuple((choices[f"node_{n}_op"], choices[f"node_{n}_input"]) for n in nodes), nodes)
     parts: list[tuple] = []
     for cell in CELLS:
         numbers = _node_numbers(space, cell)
@@ -128,12 +159,16 @@ def from_row(row, space: SearchSpace) -> Genotype:
     return Genotype(*parts)
 
 
-def space_of(genotype: Genotype) -> SearchSpace:
+def space_of(genotype: Genotype | Recurrent) -> SearchSpace:
     """The cell space a genotype belongs to: of those that hold it, the one with the fewest operations.
 
     Raises:
         BadInput: none holds it; the message says why for each.
     """
+    if isinstance(genotype, Recurrent):
+        space = darts_rnn(nodes=len(genotype.recurrent))
+        to_row(genotype, space)
+        return space
     reasons: dict[str, str] = {}
     for factory in (darts, amoebanet, nasnet):
         try:
@@ -148,5 +183,7 @@ def space_of(genotype: Genotype) -> SearchSpace:
 def _node_numbers(space: SearchSpace, cell: str) -> range:
     names = [d.name for d in space.decisions if d.name.startswith(f"{cell}_") and d.name.endswith("_a_input")]
     if not names:
-        raise BadInput(f"genotype: space '{space.name}' is no cell space; there are darts, nasnet and amoebanet")
+        raise BadInput(
+            f"genotype: space '{space.name}' is no cell space; there are darts, nasnet, amoebanet and darts_rnn"
+        )
     return range(2, len(names) + 2)

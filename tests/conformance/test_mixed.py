@@ -37,6 +37,7 @@ CASES = {
     "nasbench201": (nasbench201(), Macro(4, 1, (8, 8, 1), 10)),
     "darts": (darts(nodes=2, operations=OPERATIONS), Macro(4, 2, (8, 8, 1), 10)),
     "fbnet": (SPACES["fbnet"](), None),
+    "darts_rnn": (SPACES["darts_rnn"](nodes=3), None),
 }
 
 

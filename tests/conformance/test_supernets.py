@@ -49,6 +49,7 @@ TABLE = [
         {"ratios": [0.25], "multipliers": [0.5, 1], "channels": [32], "layers": [2], "fewer": [1, 0]},
         Macro(64, 1, (8, 8, 3), 10),
     ),
+    ("darts_rnn", {"nodes": 4}, Macro(6, 1, (5,), 12)),
 ]
 BATCH = 16
 RATE, MOMENTUM = 0.05, 0.9
@@ -64,6 +65,8 @@ class Shared:
         rng = np.random.default_rng(0)
         self.x = rng.normal(size=(BATCH, *macro.input)).astype(np.float32)
         self.y = rng.integers(0, macro.classes, BATCH)
+        if len(macro.input) == 1:  # a text: a label for each token
+            self.x, self.y = (rng.integers(0, macro.classes, (BATCH, *macro.input), np.int32) for _ in range(2))
         weights, stats = self.supernet.init(jax.random.key(0))
         # statistics and affine parameters off their first values, so that a mixed-up one shows
         shake = lambda a: a + 0.1 * rng.normal(size=a.shape).astype(np.float32) ** 2  # noqa: E731
@@ -166,7 +169,7 @@ def test_outputs_gradients_and_three_steps_are_those_of_the_flax_network(case):
 
 def _three_steps(case, dtype):
     row, own = case.rows[2], copy.copy(case)
-    own.x = case.x.astype(dtype)
+    own.x = case.x if case.x.dtype == np.int32 else case.x.astype(dtype)
     # the same numbers, which have float32's digits, in either
     weights, stats = jax.tree.map(lambda a: jnp.asarray(a, dtype), (case.weights, case.stats))
     first, predicts = (case.step, case.predict) if dtype == np.float32 else (jax.jit(own._step), own.prediction())

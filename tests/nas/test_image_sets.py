@@ -234,13 +234,13 @@ def test_unknown_names_list_what_there_is(tmp_path, monkeypatch):
     write_parquet(tmp_path / "flowers" / "train.parquet", [png(i) for i in X], Y)
     np.savez(tmp_path / "shapes.npz", images=X, labels=Y)
     (tmp_path / "tables").mkdir()
-    (tmp_path / "notes.txt").write_text("x")
+    (tmp_path / "notes.csv").write_text("x")
     message = refusal("flower")
     assert "did you mean 'flowers'? known: digits, flowers, shapes" in message and str(tmp_path) in message
     assert "known: digits" in refusal("") and "known: digits" in refusal("x" * 100)
     assert "folder" in refusal("tables") and "there is nothing" in refusal("tables")
     assert "no file or folder ./absent.npz" in refusal("./absent.npz")
-    assert "is not an image set" in refusal(tmp_path / "notes.txt")
+    assert "is not an image set" in refusal(tmp_path / "notes.csv")
     assert load("flowers").fingerprint == load("shapes").fingerprint == load((X, Y)).fingerprint
 
 
