@@ -1,11 +1,11 @@
 """How much memory training and inference of a network take, from its layers alone, without compiling anything.
 
 Weights, gradients, optimiser and statistics are counted exactly. What the compiler adds to them in a training step was
-modelled on XLA's own analysis (``compiled.memory_analysis()``) for CPUs: every value of the forward pass is there at
-once, and so are most of the unfolded inputs from which `nas.kernels` computes the gradients of kernels, because XLA
-orders a step for parallel work and not for little memory. ``python -m experiments.bench_memory`` holds it against XLA:
-two networks of AmoebaNet's space, not among those the constants were found on, came within 7 %; NATS-Bench's sizes come
-out 20 to 50 % too high, since the wide layers of a chain leave XLA less to do at once.
+modelled on XLA's own analysis (``compiled.memory_analysis()``) for CPUs. Every value of the forward pass is there at
+once. `nas.kernels` computes the gradients of kernels from views of their inputs, and how many are there depends on how
+it does so: what is computed in one piece can be prepared while the forward pass runs, and XLA, which orders a step for
+parallel work and not for little memory, does so for most of it; what is computed chunk by chunk, because the images are
+large, is prepared inside a loop and gone after it. ``python -m experiments.bench_memory`` holds it against XLA.
 """
 
 import json
@@ -15,13 +15,13 @@ from dataclasses import dataclass
 
 import jax.numpy as jnp
 
-from nas.kernels import CHUNK_ELEMENTS
+from nas.kernels import CHUNK_ELEMENTS, DEPTHWISE_CHUNK_ELEMENTS
 from nas.layers import Layer, counts
 from nas.train import PRECISIONS, Recipe
 
-# bytes in XLA's analysis for each byte counted here; least squares of relative errors over eleven networks of
-# NAS-Bench-201 and DARTS (16x16 images, batch 32, jax 0.10.2, CPU), all within 14 %
-VALUES, DENSE, DEPTHWISE = 0.95, 0.75, 0.9
+# bytes in XLA's analysis for each byte counted here; non-negative least squares of relative errors over 33 networks of
+# NATS-Bench's sizes, NAS-Bench-201, NAS-Bench-Macro and DARTS (16x16 images, batch 32, jax 0.10.2), all within 12 %
+VALUES, DENSE, DEPTHWISE, LOOP = 0.95, 0.71, 0.58, 2.9
 MOMENTS = {"sgd": 1, "adamw": 2}  # arrays of the optimiser for each weight
 
 
@@ -60,14 +60,15 @@ def training_memory(layers: Sequence[Layer], recipe: Recipe) -> Memory:
     size = jnp.dtype(PRECISIONS[recipe.precision].compute).itemsize
     weights, statistics = 4 * counts(layers).params, 8 * sum(x.output_shape[-1] for x in layers if x.op == "batch_norm")
     dense = sum(_unfolded(x, recipe.batch) for x in layers if x.op == "conv" and x.attributes["groups"] == 1)
-    grouped = sum(_unfolded(x, recipe.batch) for x in layers if x.op == "conv" and x.attributes["groups"] > 1)
+    grouped = [_padded(x, recipe.batch) for x in layers if x.op == "conv" and x.attributes["groups"] > 1]
+    whole, largest = sum(n for n, loops in grouped if not loops), max((n for n, loops in grouped if loops), default=0)
     return Memory(
         parameters=weights + statistics,
         optimizer=MOMENTS[recipe.optimizer] * weights,
         gradients=weights,
         activations=int(VALUES * size * recipe.batch * sum(math.prod(x.output_shape) for x in _values(layers))),
         # a depthwise gradient sums products in float32, whatever the precision
-        workspace=int(DENSE * size * dense + DEPTHWISE * 4 * grouped),
+        workspace=int(DENSE * size * dense + 4 * (DEPTHWISE * whole + LOOP * largest)),
     )
 
 
@@ -92,11 +93,21 @@ def _values(layers: Sequence[Layer]) -> list[Layer]:
 
 
 def _unfolded(layer: Layer, batch: int) -> int:
-    """Values of the views of a convolution's input that are there at once, see `nas.kernels.CHUNK_ELEMENTS`."""
+    """Values of the views of a dense convolution's input, where they are there at once (`nas.kernels.conv2d`)."""
     taps = math.prod(layer.attributes["kernel"])
-    inputs, outputs = math.prod(layer.input_shapes[0]), math.prod(layer.output_shape)
-    images = max(1, min(batch, CHUNK_ELEMENTS // max(inputs, outputs)))
-    if taps == 1 and layer.attributes["groups"] == 1:
-        return 0  # a matrix product of the input as it is
-    channels = layer.input_shapes[0][-1] if layer.attributes["groups"] == 1 else layer.output_shape[-1]
-    return taps * images * math.prod(layer.output_shape[:-1]) * channels
+    if taps == 1 or _images(layer, batch, CHUNK_ELEMENTS) < batch:
+        return 0  # a matrix product of the input as it is, or a loop over chunks of images
+    return taps * batch * math.prod(layer.output_shape[:-1]) * layer.input_shapes[0][-1]
+
+
+def _padded(layer: Layer, batch: int) -> tuple[int, bool]:
+    """Values of a grouped convolution's padded input that are there at once, and whether in a loop over chunks."""
+    a, (height, width, channels) = layer.attributes, layer.input_shapes[0]
+    images = _images(layer, batch, DEPTHWISE_CHUNK_ELEMENTS)
+    rows, columns = (n + a["dilation"] * (k - 1) for n, k in zip((height, width), a["kernel"], strict=True))
+    return images * rows * columns * channels, images < batch
+
+
+def _images(layer: Layer, batch: int, elements: int) -> int:
+    """Of a chunk."""
+    return max(1, min(batch, elements // max(math.prod(layer.input_shapes[0]), math.prod(layer.output_shape))))
