@@ -31,12 +31,18 @@ class AccuracyModel(NamedTuple):
         source: where it is from and how good it is, for people.
         held_out: Spearman and mean absolute error (in points) on networks it was not fitted to, where known.
         left_out: measured networks that it was not fitted to, because the space has not their resolution.
+        metric: ``top1``, or ``perplexity``: then `predict` gives one by it, the mean probability of the right token.
     """
 
     predict: Callable[[Any], jax.Array]
     source: str
     held_out: dict[str, float]
     left_out: int = 0
+    metric: str = "top1"
+
+    def figure(self, share: float) -> float:
+        """The metric of what `predict` gave."""
+        return 1 / float(share) if self.metric == "perplexity" else float(share)
 
 
 def published(path: Path, space: SearchSpace) -> AccuracyModel:

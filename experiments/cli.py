@@ -256,7 +256,7 @@ def measure(
 def specialize(
     space: Annotated[str | None, typer.Option(help="ofa_mbv3, or that of --accuracy-run")] = None,
     accuracy_predictor: Annotated[Path | None, typer.Option(help="once-for-all's published predictor, .npz")] = None,
-    accuracy_csv: Annotated[Path | None, typer.Option(help="measured networks: ks, e, d, image_size, top1")] = None,
+    accuracy_csv: Annotated[Path | None, typer.Option(help="measured networks, as docs/cli.md says")] = None,
     accuracy_run: Annotated[Path | None, typer.Option(help="run folder of a search: the networks it measured")] = None,
     cost: CostOption = [],  # noqa: B006
     limit: Annotated[list[str], typer.Option("--limit", help="NAME=20ms; each is a target of its own")] = [],  # noqa: B006
@@ -297,7 +297,7 @@ def import_table(
     column: Annotated[str | None, typer.Option(help="device or precision, where the table has several")] = None,
     unit: Annotated[str | None, typer.Option(help="where the figures are not in the published unit")] = None,
     device: Annotated[str | None, typer.Option(help="for the stamp")] = None,
-    quantity: Annotated[str, typer.Option(help="of a grid: latency or energy")] = "latency",
+    quantity: Annotated[str, typer.Option(help="of a grid or hwgpt: latency, energy, memory")] = "latency",
     batch: Annotated[int, typer.Option(help="images a call, of tensorrt and grid", min=1)] = 1,
     space: Annotated[str | None, typer.Option(help="of tensorrt and grid: whose networks")] = None,
     set: Set = [],  # noqa: B006

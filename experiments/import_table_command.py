@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from experiments import hwgpt
 from experiments.fit_command import unit_factor
 from experiments.measure_commands import framed
 from experiments.options import frame
@@ -18,6 +19,7 @@ from nas.files import check_out
 
 # of one space at one frame; tables of blocks serve every space that their blocks make up
 OF_A_SPACE = ("tensorrt", "grid")
+OF_NETWORKS = ("hwgpt",)  # measured whole: a table is fitted to them
 
 
 @dataclass
@@ -42,12 +44,15 @@ class Options:
 
 def main(o: Options) -> None:
     """Reads the published table, writes ours and says what to do with it."""
-    if o.form not in (*FORMATS, *OF_A_SPACE):
-        raise BadInput(f"import table: no format '{o.form}'; {suggest(o.form, (*FORMATS, *OF_A_SPACE))}")
+    known = (*FORMATS, *OF_A_SPACE, *OF_NETWORKS)
+    if o.form not in known:
+        raise BadInput(f"import table: no format '{o.form}'; {suggest(o.form, known)}")
     if o.form in FORMATS:
         check_out(o.out, "nas.blocks/1")
         return _blocks(o)
     check_out(o.out, "nas.cost/1")
+    if o.form in OF_NETWORKS:
+        return _networks(o)
     if o.space is None:
         raise BadInput(f"import table {o.form}: say of which space, --space fbnet; such a table is of one space")
     space = framed(o.space, o.set, o.width, o.depth, o.input, o.classes)
@@ -64,6 +69,20 @@ def _blocks(o):
     table.save(o.out)
     entries = sum(map(len, table.entries.values()))
     print(f"{entries:,} blocks on {table.stamp.device} written to {o.out}; use them with --cost NAME={o.out}")
+
+
+def _networks(o):
+    if o.unit is not None or o.space is not None or o.set:
+        raise BadInput("import table hwgpt: the file says which space and units; leave --unit, --space and --set out")
+    cost = hwgpt.cost(o.source, o.column, o.quantity)
+    cost.save(o.out)
+    fit, stamp = cost.details["fit"], cost.stamp
+    fitted = f"{stamp.quantity} of gpt (scale {cost.details['scale']}, batch {stamp.batch}) on {stamp.device}"
+    figures = f"mean error {fit['mape']:.1%}, Spearman {fit['spearman']:.3f}, within ±10 % {fit['within_10']:.0%}"
+    print(f"{fitted}, fitted to {fit['networks']} networks; on {fit['held_out']}: {figures}")
+    if o.quantity in hwgpt.CAVEAT:
+        print(f"nas: {hwgpt.CAVEAT[o.quantity].removesuffix('; ')}", file=sys.stderr)
+    print(f"written to {o.out}; use it with nas specialize --space gpt --cost {stamp.device}={o.out}")
 
 
 def _profile(o, space):

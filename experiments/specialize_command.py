@@ -7,7 +7,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from experiments import accuracy_models
+from experiments import accuracy_models, hwgpt
 from experiments.accuracy_models import AccuracyModel
 from experiments.cli import show
 from experiments.options import (
@@ -83,11 +83,20 @@ def main(o: Options) -> None:
         figure = f"{entry['quantity']} {amount(entry[entry['column']], entry)}"
         frame = f", resolution {entry['r']}, layers {entry['d']}" if "r" in entry else ""
         within = f"{entry['name']} within {amount(entry['limit'], entry)}"
-        print(f"{within}: predicted top-1 {entry['top1']:.4f}, {figure}{frame}")
+        quality = f"perplexity {entry['perplexity']:.2f}" if "perplexity" in entry else f"top-1 {entry['top1']:.4f}"
+        print(f"{within}: predicted {quality}, {figure}{frame}")
     runs, compiling = f"{len(targets)} limits x {o.seeds} seeds", f"{told['compile_seconds']:.1f} s"
     print(f"{told['seconds']:.1f} s for {runs}, and {compiling} to compile")
+    rank = f", held out Spearman {model.held_out['spearman']:.3f}" if model.held_out else ""
+    print(f"predicted by {model.source}{rank}")
     if o.out is not None:
-        print(f"written to {o.out}; train one with: nas train {o.out}/{_file(found.targets[0])} --data FOLDER")
+        first = f"{o.out}/{_file(found.targets[0])}"
+        after = (
+            f"see one with: nas describe {first}"
+            if model.metric == "perplexity"
+            else f"train one with: nas train {first} --data FOLDER"
+        )
+        print(f"written to {o.out}; {after}")
 
 
 def amount(value: float, entry: dict) -> str:
@@ -108,9 +117,17 @@ def _searched(o: Options) -> tuple[SearchSpace, Evolution, AccuracyModel]:
 def _known(o: Options) -> tuple[SearchSpace, Evolution, AccuracyModel]:
     """Once-for-all's own space, and a predictor or measured networks of it."""
     factory = space_factory(o.space or "ofa_mbv3", SPACES)
+    if factory is SPACES["gpt"]:
+        if o.accuracy_csv is None:
+            raise BadInput(
+                "--space gpt: perplexities are in HW-GPT-Bench's tables; give one, --accuracy-csv gpt_s.csv.gz"
+            )
+        sets = split_sets(parse_sets(o.set), {"settings": EVOLUTION})
+        space, model = hwgpt.perplexities(o.accuracy_csv, o.seed)
+        return space, call("specialize", Evolution, **sets["settings"]), model
     if factory is not SPACES["ofa_mbv3"]:
         raise BadInput(
-            f"--space {o.space}: accuracies are published for ofa_mbv3 alone; search, and give --accuracy-run"
+            f"--space {o.space}: accuracies are published for ofa_mbv3 and gpt; search, and give --accuracy-run"
         )
     takers = {"space": [*accepted(factory), "width"], "settings": EVOLUTION}
     sets = split_sets(parse_sets(o.set), takers)
@@ -159,14 +176,20 @@ def describe(found: Specialized, space: SearchSpace, model: accuracy_models.Accu
         entries.append(
             {"name": target.name, "limit": target.limit, "unit": stamp.unit, "quantity": stamp.quantity}
             | _written(found.rows[i, best], space)
-            | {"top1": float(found.accuracy[i, best]), "column": target.cost.column, "device": stamp.device}
-            | {target.cost.column: float(found.cost[i, best]), "seeds_top1": found.accuracy[i].tolist()}
+            | {
+                model.metric: model.figure(found.accuracy[i, best]),
+                "column": target.cost.column,
+                "device": stamp.device,
+            }
+            | {target.cost.column: float(found.cost[i, best])}
+            | {f"seeds_{model.metric}": [model.figure(share) for share in found.accuracy[i]]}
         )
     return {
         "space": space.name,
         "arguments": dict(space.arguments),
         "accuracy": {
             "source": model.source,
+            "metric": model.metric,
             "how": "predicted",
             "held_out": model.held_out,
             "left_out": model.left_out,
@@ -187,7 +210,8 @@ def write(found: Specialized, space: SearchSpace, model, told: dict, out: Path, 
     out.mkdir(parents=True, exist_ok=True)
     for i, target in enumerate(found.targets):
         row = found.rows[i, found.best(i)]
-        metrics = {"accuracy": float(found.accuracy[i, found.best(i)]), "how": "predicted", "source": model.source}
+        name = "accuracy" if model.metric == "top1" else model.metric
+        metrics = {name: model.figure(found.accuracy[i, found.best(i)]), "how": "predicted", "source": model.source}
         prices = configs.price({target.name: target.cost}, row)
         provenance = {"strategy": "specialize", "seed": seed, "limit": target.limit, "created": configs.now()}
         macro = space.macro
@@ -201,16 +225,18 @@ def _file(target: Target) -> str:
 
 
 def draw(told: dict, path: Path) -> None:
-    """Predicted accuracy against cost: a line for each device."""
+    """Predicted accuracy or perplexity against cost: a line for each device."""
+    metric = told["accuracy"]["metric"]
+    scale, label = (100, "predicted top-1 (%)") if metric == "top1" else (1, f"predicted {metric}")
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axes = figure.subplots()
     for name in dict.fromkeys(e["name"] for e in told["targets"]):
         own = sorted((e for e in told["targets"] if e["name"] == name), key=lambda e: e["limit"])
-        x, y = [e[e["column"]] for e in own], [100 * e["top1"] for e in own]
+        x, y = [e[e["column"]] for e in own], [scale * e[metric] for e in own]
         axes.plot(x, y, marker="o")
         axes.annotate(own[0]["device"], (x[-1], y[-1]), xytext=(0, 8), textcoords="offset points", ha="right")
     units = {f"{e['quantity']} ({e['unit'] or 'count'})" for e in told["targets"]}
-    axes.set(xlabel=" or ".join(sorted(units)), ylabel="predicted top-1 (%)")
+    axes.set(xlabel=" or ".join(sorted(units)), ylabel=label)
     axes.grid(color=COLOURS["grid"])
     axes.spines[["top", "right"]].set_visible(False)
     axes.margins(y=0.15)

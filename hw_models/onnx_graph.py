@@ -66,10 +66,8 @@ def to_onnx(
         BadInput: ``onnx`` is not installed, or the network is recurrent.
         ValueError: an operation that is not of `nas.layers.OPS`.
     """
-    if any(layer.op == "state" for layer in layers):
-        raise BadInput(
-            "ONNX: networks that carry a state over a text are not exported; nas.load gives the Flax network"
-        )
+    if any(layer.op in ("state", "attention") for layer in layers):
+        raise BadInput("ONNX: networks that read a text are not exported; space.build gives the Flax network")
     onnx = require_onnx()
     graph = _Graph(onnx, batch, layout)
     folded = _foldable(layers)

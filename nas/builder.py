@@ -240,8 +240,11 @@ class LayerBuilder:
         return self._add("add", terms, self.shape(terms[0]), name, {})
 
     def multiply(self, x: Any, gate: Any, *, name: str = "multiply") -> Any:
-        """Each channel of x (H, W, C) or (C,) times its entry of `gate` (C,): the end of squeeze-and-excitation."""
-        if self.shape(gate) != self.shape(x)[-1:]:
+        """Product with `gate`: entry by entry, or each channel of x (H, W, C) by its entry of a gate (C,).
+
+        The latter is the end of squeeze-and-excitation.
+        """
+        if self.shape(gate) not in (self.shape(x), self.shape(x)[-1:]):
             raise BadInput(f"network: '{name}' takes a gate of shape {self.shape(x)[-1:]}, not {self.shape(gate)}")
         return self._add("multiply", (x, gate), self.shape(x), name, {})
 
@@ -303,6 +306,18 @@ class LayerBuilder:
         """
         shape = (*self.shape(x)[:-1], vocabulary)
         return self._add("decode", (x,), shape, name, dict(features=vocabulary, table=table))
+
+    # ---- of transformers -----------------------------------------------------------------------------------------
+    def layer_norm(self, x: Any, *, name: str = "layer_norm") -> Any:
+        """Normalisation over channels, epsilon 1e-5 (PyTorch's), with a scale and a bias."""
+        return self._add("layer_norm", (x,), self.shape(x), name, {})
+
+    def attention(self, qkv: Any, heads: int, *, name: str = "attention") -> Any:
+        """Queries, keys and values side by side, (T, 3 C), to (T, C): see `nas.attention.causal_attention`."""
+        tokens, channels = self.shape(qkv)
+        if channels % (3 * heads):
+            raise BadInput(f"network: '{name}' cannot deal {channels} channels out over {heads} heads")
+        return self._add("attention", (qkv,), (tokens, channels // 3), name, dict(heads=heads))
 
     def _add(self, op, inputs, shape, name, attributes) -> int:
         handles = tuple(self._solid(x) for x in inputs)

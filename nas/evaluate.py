@@ -193,10 +193,16 @@ def train_network(
 def own_program(
     space: SearchSpace, row, macro: Macro, recipe: Recipe, task: Task = CLASSIFICATION, mesh=None
 ) -> Program:
-    """A program of one architecture alone: what a found network is trained with."""
+    """A program of one architecture alone: what a found network is trained with.
+
+    Raises:
+        BadInput: the frame or the recipe does not suit the network, or it reads a text without carrying a state.
+    """
     layers = space.layers(row, macro)
     if loop_of(layers) is not None:
         network = recurrent_network(layers, recipe)
+    elif len(macro.input) == 1:
+        raise BadInput(f"space '{space.name}': of networks that read a text, only recurrent ones are trained here")
     else:
         regular = recipe.drop_path or recipe.auxiliary
         network = cell_network(layers, recipe) if regular else network_supernet(layers)

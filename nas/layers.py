@@ -45,7 +45,7 @@ OPS = (
     "global_avg_pool",
     "linear",  # features, bias
     "add",
-    "multiply",  # the first input, channel by channel, by the second, a gate (channels,)
+    "multiply",  # the first input by the second, a value of its shape, or a gate (channels,) of each channel
     "channel_shuffle",  # groups: channel i of group g goes to place i * groups + g (ShuffleNet)
     "resize",  # size (h, w): bilinear between pixel centres, without antialiasing
     "zeros",  # no inputs
@@ -57,6 +57,9 @@ OPS = (
     "highway",  # kind; inputs s (features) and [c, h] (twice as many): s + sigmoid(c) * (kind(h) - s)
     "mean",
     "decode",  # features, table: a score for each token, by the table of that embedding, and a bias
+    # of transformers, see nas.attention
+    "layer_norm",  # over channels; scale and bias
+    "attention",  # heads; input: queries, keys and values side by side; causal, with rotary positions
 )
 
 
@@ -98,6 +101,8 @@ def layer_params(layer: Layer) -> int:
             return layer.input_shapes[0][-1] * a["features"] + (a["features"] if a["bias"] else 0)
         case "batch_norm":
             return 2 * layer.output_shape[-1] if a["affine"] else 0
+        case "layer_norm":
+            return 2 * layer.output_shape[-1]
         case "embedding":
             return a["vocabulary"] * a["features"]
         case "decode":
@@ -108,7 +113,8 @@ def layer_params(layer: Layer) -> int:
 def layer_macs(layer: Layer) -> int:
     """Multiply-accumulates of one layer for one example: convolutions and dense layers only, as papers count.
 
-    An example of a text is a sequence, all its tokens together.
+    An example of a text is a sequence, all its tokens together; the products between tokens inside an attention are
+    not counted.
     """
     a = layer.attributes
     match layer.op:

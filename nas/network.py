@@ -10,6 +10,7 @@ import numpy as np
 from flax import nnx
 
 from nas import kernels
+from nas.attention import causal_attention
 from nas.layers import Layer
 from nas.recurrent import loop_of, run_tokens
 
@@ -26,6 +27,7 @@ KERNEL_INIT = nnx.initializers.variance_scaling(KERNEL_GAIN, "fan_in", "truncate
 LINEAR_INIT = nnx.initializers.variance_scaling(LINEAR_GAIN, "fan_in", "truncated_normal")
 BATCH_NORM_MOMENTUM = 0.9
 BATCH_NORM_EPSILON = 1e-5
+LAYER_NORM_EPSILON = 1e-5
 
 
 class Network(nnx.Module):
@@ -103,7 +105,7 @@ def run_layers(layers: tuple[Layer, ...], x: jax.Array, run) -> jax.Array:
 
 def trains(layer: Layer) -> bool:
     """Whether the layer holds weights or statistics."""
-    return layer.op in ("conv", "linear", "batch_norm", "embedding", "decode")
+    return layer.op in ("conv", "linear", "batch_norm", "embedding", "decode", "layer_norm")
 
 
 class Table(nnx.Module):
@@ -139,6 +141,8 @@ def _module(layer: Layer) -> nnx.Module:
     if layer.op == "decode":
         return Bias(a["features"])
     channels = layer.input_shapes[0][-1]
+    if layer.op == "layer_norm":
+        return nnx.LayerNorm(channels, epsilon=LAYER_NORM_EPSILON, rngs=rngs)
     if layer.op == "linear":
         return nnx.Linear(channels, a["features"], use_bias=a["bias"], kernel_init=LINEAR_INIT, rngs=rngs)
     if layer.op == "batch_norm":
@@ -190,7 +194,11 @@ def _fixed(layer: Layer, ins: list[jax.Array]) -> jax.Array:
         case "add":
             return sum(ins[1:], ins[0])
         case "multiply":
+            if ins[0].shape == ins[1].shape:
+                return ins[0] * ins[1]
             return ins[0] * ins[1].reshape(ins[1].shape[0], *(1,) * (ins[0].ndim - 2), -1)
+        case "attention":
+            return causal_attention(ins[0], a["heads"])
         case "resize":
             return jax.image.resize(ins[0], (len(ins[0]), *a["size"], ins[0].shape[-1]), "linear", antialias=False)
         case "channel_shuffle":
@@ -217,7 +225,8 @@ def init_layers(layers: Sequence[Layer], key: jax.Array) -> tuple[Weights, Stats
     cuts, as XLA would compile each cut.
     """
     trained = [layer for layer in layers if trains(layer)]
-    shapes = {layer.name: _kernel_shape(layer) for layer in trained if layer.op not in ("batch_norm", "decode")}
+    kernelless = ("batch_norm", "layer_norm", "decode")
+    shapes = {layer.name: _kernel_shape(layer) for layer in trained if layer.op not in kernelless}
     sizes = [math.prod(shape) for shape in shapes.values()]
     # the barrier keeps XLA from computing the draw anew inside every kernel
     flat = jax.lax.optimization_barrier(jax.random.truncated_normal(key, -2, 2, (sum(sizes),)))
@@ -231,6 +240,8 @@ def init_layers(layers: Sequence[Layer], key: jax.Array) -> tuple[Weights, Stats
             stats[layer.name] = {"mean": xp.zeros(width, np.float32), "var": xp.ones(width, np.float32)}
             if a["affine"]:
                 weights[layer.name] = {"scale": xp.ones(width, np.float32), "bias": xp.zeros(width, np.float32)}
+        elif layer.op == "layer_norm":
+            weights[layer.name] = {"scale": xp.ones(width, np.float32), "bias": xp.zeros(width, np.float32)}
         elif layer.op == "decode":
             weights[layer.name] = {"bias": xp.zeros(width, np.float32)}
         else:
@@ -291,6 +302,8 @@ def run_layer(layer: Layer, weights: Mapping, stats: Any, ins: list[jax.Array], 
             epsilon=BATCH_NORM_EPSILON,
         )
         return out, {"mean": mean, "var": var}
+    if layer.op == "layer_norm":
+        return jax.nn.standardize(x, epsilon=LAYER_NORM_EPSILON) * weights["scale"] + weights["bias"], None
     if layer.op == "conv":
         out = kernels.conv2d(x, weights["kernel"], stride=a["stride"], dilation=a["dilation"], groups=a["groups"])
     elif layer.op == "embedding":

@@ -34,6 +34,7 @@ TABLE = [
         "63e1cf3929462c6b",
     ),
     ("darts_rnn", {}, Macro(8, 1, (5,), 12), "25666803fac1c164"),
+    ("gpt", {}, Macro(1, 1, (5,), 12), "c34a484c64591992"),
 ]
 EACH = [pytest.param(SPACES[name](**arguments), macro, id=name) for name, arguments, macro, _ in TABLE]
 KEY = jax.random.key(0)

@@ -92,7 +92,7 @@ def test_figures_are_printed_with_their_units():
     [
         ((), "give one of --accuracy-predictor"),
         (("--accuracy-csv", "nothing.csv", "--set", "resolutions=[128]"), "nothing.csv"),
-        (("--space", "nasbench201", "--accuracy-csv", "a.csv"), "published for ofa_mbv3 alone"),
+        (("--space", "nasbench201", "--accuracy-csv", "a.csv"), "published for ofa_mbv3 and gpt"),
     ],
 )
 def test_bad_input_is_one_line(nas, words, said):
