@@ -363,7 +363,7 @@ def defaults_for(input_shape: tuple[int, ...]) -> Sizes:
             width=128,
             depth=1,
             train=TEXT.replace(
-                epochs=10, learning_rate=1e-2, dropout_input=0.1, dropout_hidden=0.1, dropout_output=0.2
+                epochs=10, learning_rate=5e-3, dropout_input=0.1, dropout_hidden=0.1, dropout_output=0.2
             ),
             data_options={"limit": 4000},
         )

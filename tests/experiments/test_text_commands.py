@@ -1,11 +1,13 @@
 """Recurrent cells for a text, from the search to a trained model, as a person types it."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
 
 import nas as toolkit
+from experiments import cli
 from nas.data import load
 from nas.objective import accuracy
 from nas.text import encode
@@ -22,25 +24,26 @@ def fable(tmp_path_factory):
     return path
 
 
-@pytest.fixture
-def found(nas, fable, tmp_path):
-    """A search with DARTS, short."""
-    words = ("--strategy", "darts", "--set", "epochs=2", "--data", fable, "--out", tmp_path / "a", "--json")
-    code, out, err = nas("search", *SEARCH, *words)
-    assert not code, err
-    assert "the first 90% to train on" in err
-    return tmp_path / "a", json.loads(out)
+@pytest.fixture(scope="module")
+def found(fable, tmp_path_factory):
+    """The folder of a search with DARTS, short, made once."""
+    out = tmp_path_factory.mktemp("runs") / "a"
+    words = ("--strategy", "darts", "--set", "epochs=2", "--data", fable, "--out", out, "--json")
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ended:
+        patch.setattr(sys, "argv", ["nas", "search", *map(str, (*SEARCH, *words))])
+        cli.main()
+    assert not ended.value.code
+    return out
 
 
 def test_a_cell_is_found_trained_tested_and_used(nas, found, fable, tmp_path):
-    folder, told = found
-    metrics = told["best"]["metrics"]
-    assert metrics["perplexity"] == pytest.approx(np.exp(metrics["loss"]), rel=1e-3)
-    assert {"node_1_op", "node_2_input"} <= set(told["best"]["choices"])
-    report = (folder / "report.html").read_text()
+    best = json.loads((found / "best.json").read_text())
+    assert best["metrics"]["perplexity"] == pytest.approx(np.exp(best["metrics"]["loss"]), rel=1e-3)
+    assert set(best["choices"]) == {"node_1_input", "node_1_op", "node_2_input", "node_2_op"}
+    report = (found / "report.html").read_text()
     assert "perplexity" in report and "Gates over time" in report
     words = ("--data", fable, "--set", "epochs=4", "--set", "sequence=8", "--json", "--out", tmp_path / "m")
-    code, out, err = nas("train", folder / "best.json", *words)
+    code, out, err = nas("train", found / "best.json", *words)
     assert not code, err
     trained = json.loads(out)
     # 20 different characters are told apart by far in so regular a text
@@ -54,14 +57,14 @@ def test_a_cell_is_found_trained_tested_and_used(nas, found, fable, tmp_path):
     text = model.write("the c", 30, seed=1)
     assert text.startswith("the c") and len(text) == 35 and set(text) <= set(FABLE)
     assert text == model.write("the c", 30, seed=1)
-    code, out, _ = nas("export", folder / "best.json", "--to", "genotype")
+    code, out, _ = nas("export", found / "best.json", "--to", "genotype")
     assert not code and out.startswith("Genotype(recurrent=[(")
 
 
 def test_the_reported_perplexity_is_that_of_the_text_read_in_streams(nas, found, fable, tmp_path):
     """The network itself, sequence after sequence, against what training says."""
     code, out, err = nas(
-        "train", found[0] / "best.json", "--data", fable, "--set", "epochs=1", "--out", tmp_path / "m", "--json"
+        "train", found / "best.json", "--data", fable, "--set", "epochs=1", "--out", tmp_path / "m", "--json"
     )
     assert not code, err
     model = toolkit.load(tmp_path / "m")
