@@ -63,7 +63,7 @@ def to_onnx(
         metadata: kept in the file, JSON values.
 
     Raises:
-        BadInput: ``onnx`` is not installed, or the network is recurrent.
+        BadInput: ``onnx`` is not installed, or the network reads a text.
         ValueError: an operation that is not of `nas.layers.OPS`.
     """
     if any(layer.op in ("state", "attention") for layer in layers):
@@ -164,6 +164,8 @@ class _Graph:
         if kind in PLAIN:
             return self.node(PLAIN[kind], [x])
         match kind:
+            case "identity":
+                return x
             case "relu6":
                 return self.node("Clip", [x, *(self.constant(np.asarray(v, np.float32)) for v in (0, 6))])
             case "hard_sigmoid":
@@ -228,6 +230,8 @@ class _Graph:
                     total = self.node("Add", [total, term])
                 return total
             case "multiply":
+                if layer.input_shapes[0] == layer.input_shapes[1]:
+                    return self.node("Mul", ins)
                 gate = self.node("Unsqueeze", [ins[1], self.constant(np.asarray([2, 3], np.int64))])
                 return self.node("Mul", [ins[0], gate])
             case "channel_shuffle":

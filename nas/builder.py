@@ -314,6 +314,8 @@ class LayerBuilder:
 
     def attention(self, qkv: Any, heads: int, *, name: str = "attention") -> Any:
         """Queries, keys and values side by side, (T, 3 C), to (T, C): see `nas.attention.causal_attention`."""
+        if len(self.shape(qkv)) != 2:
+            raise BadInput(f"network: '{name}' takes tokens in a sequence, (T, channels), not {self.shape(qkv)}")
         tokens, channels = self.shape(qkv)
         if channels % (3 * heads):
             raise BadInput(f"network: '{name}' cannot deal {channels} channels out over {heads} heads")

@@ -29,6 +29,11 @@ def test_multiply_scales_each_channel():
     np.testing.assert_allclose(run(layers, X), X * gate[:, None, None, :], rtol=1e-5)
 
 
+def test_multiply_of_values_of_one_shape_is_entry_by_entry():
+    layers = built(lambda net: net.multiply(net.input, net.activation(net.input)))
+    np.testing.assert_allclose(run(layers, X), X * np.maximum(X, 0), rtol=1e-6)
+
+
 def test_channel_shuffle_deals_the_channels_out():
     layers = built(lambda net: net.channel_shuffle(net.input, 2))
     np.testing.assert_array_equal(run(layers, X), X[..., [0, 3, 1, 4, 2, 5]])
@@ -70,7 +75,8 @@ def test_block_keys_come_apart():
     "write, word",
     [
         (lambda net: net.channel_shuffle(net.input, 4), "4 groups"),
-        (lambda net: net.multiply(net.input, net.input), "gate"),
+        (lambda net: net.multiply(net.input, net.max_pool(net.input, stride=2)), "gate"),
+        (lambda net: net.attention(net.linear(net.input, 6), 2), "in a sequence"),
     ],
 )
 def test_what_does_not_fit_is_refused(write, word):
