@@ -92,6 +92,9 @@ def once_for_all(
     networks are averaged, and both losses too, where it adds them up: the learning rate then means the same in every
     phase, and the defaults here make up for it.
 
+    They are for hundreds of epochs. After 40 on 5,000 CIFAR-10 images ``single_stage`` was better than ``progressive``
+    for each of 12 sub-networks (.557 in the mean, .491; .526 without distillation): the teacher had seen 12 epochs.
+
     Args:
         space: with elastic decisions, such as `ofa_mbv3`.
         macro: the frame.
