@@ -1,6 +1,7 @@
 """The recurrent cells of DARTS: against the paper's counts, and against the cell written out in numpy."""
 
 import functools
+import inspect
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ from flax import nnx
 from nas.errors import BadInput
 from nas.layers import counts
 from nas.mixed import Hard, mixed_supernet
+from nas.one_shot import Batch
 from nas.recurrent_training import recurrent_network
 from nas.space import Macro
 from nas.train import Recipe
@@ -19,6 +21,7 @@ from search_spaces.darts_rnn import _cell
 from search_spaces.darts_rnn_supernet import supernet
 from search_spaces.genotype import Recurrent, from_row, parse, space_of, to_row
 from search_spaces.published import RECURRENT
+from strategies import ONE_SHOT
 
 NODES, WIDTH, TOKENS, WORDS, BATCH = 3, 5, 7, 11, 4
 MACRO = Macro(WIDTH, 1, (TOKENS,), WORDS)
@@ -231,3 +234,32 @@ def test_frames_that_are_none_are_refused_in_one_line():
         darts_rnn(nodes=0)
     with pytest.raises(BadInput, match="drop_path is for networks of images"):
         own(drop_path=0.2)
+
+
+# ---- every method on shared weights ------------------------------------------------------------------------------
+SETTINGS = {"pc_darts": {"part": 1}, "fbnet": {"beta": 0}, "proxylessnas": {"weight": 0}}
+
+
+@pytest.mark.parametrize("name", [name for name in ONE_SHOT if name != "once_for_all"])
+def test_methods_on_shared_weights_take_a_step_on_a_text(name):
+    """Traced, not compiled: shapes of everything a step computes."""
+    space = darts_rnn(nodes=NODES)
+    costs = {"costs": {}} if "costs" in inspect.signature(ONE_SHOT[name]).parameters else {}
+    settings = dict(macro=MACRO, recipe=Recipe(epochs=2, batch=BATCH), steps=4, **costs, **SETTINGS.get(name, {}))
+    method = ONE_SHOT[name](space, **settings)
+    tokens = jax.ShapeDtypeStruct((BATCH, TOKENS), jnp.int32)
+    batch, key = Batch(tokens, tokens), jax.random.key(0)
+    state = jax.eval_shape(method.init, key)
+    after, metrics = jax.eval_shape(method.step, state, batch, batch, key, jnp.float32(0))
+    assert jax.tree.map(lambda a: (a.shape, a.dtype), after) == jax.tree.map(lambda a: (a.shape, a.dtype), state)
+    assert "loss" in metrics and all(value.shape == () for value in metrics.values())
+
+
+def test_methods_that_need_slices_of_kernels_or_costs_are_refused_in_one_line():
+    space = darts_rnn(nodes=NODES)
+    common = dict(macro=MACRO, recipe=Recipe(epochs=2, batch=BATCH), steps=4)
+    with pytest.raises(BadInput) as refused:
+        ONE_SHOT["once_for_all"](space, **common)
+    assert "\n" not in str(refused.value)
+    with pytest.raises(BadInput, match="'darts_rnn' has them on edges"):
+        ONE_SHOT["fbnet"](space, costs={}, cost="macs", **common)
