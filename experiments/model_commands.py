@@ -25,6 +25,7 @@ from nas import config as configs
 from nas.cost import count_costs
 from nas.data import load
 from nas.errors import BadInput, suggest
+from nas.evaluate import fit_macro
 from nas.evaluate import fit_macro, own_program
 from nas.files import check_out, write_atomic
 from nas.language_model import LanguageModel
@@ -57,6 +58,7 @@ def train(path, data_name, out, sets, width, depth, limit, seed, own, as_json):
     tell_parts(data)
     base = architecture.recipe or defaults_for(data.input_shape).train
     recipe = base.replace(**settings["recipe"])
+    fit_macro(architecture.macro, data)  # a text for images says so, whatever the recipe
     check_recipe(recipe, data.input_shape)
     # compiles nothing yet, and says at once what does not fit
     own_program(architecture.space, architecture.row, fit_macro(architecture.macro, data), recipe)

@@ -57,6 +57,8 @@ def test_a_cell_is_found_trained_tested_and_used(nas, found, fable, tmp_path):
     text = model.write("the c", 30, seed=1)
     assert text.startswith("the c") and len(text) == 35 and set(text) <= set(FABLE)
     assert text == model.write("the c", 30, seed=1)
+    code, _, err = nas("train", found / "best.json", "--data", "digits", "--out", tmp_path / "n")
+    assert code == 2 and "'digits' is images, and networks of this space read a text" in err
     code, out, _ = nas("export", found / "best.json", "--to", "genotype")
     assert not code and out.startswith("Genotype(recurrent=[(")
 
