@@ -270,8 +270,8 @@ def check_reachable(limits: Sequence[Limit], costs: Mapping[str, Cost]) -> None:
         if cost is not None and cost.least > limit.value:
             unit = f" {cost.stamp.unit}".rstrip()
             raise BadInput(
-                f"--limit {limit.cost}: no architecture of the space is within {limit.value:g}{unit}; the cheapest "
-                f"takes {cost.least:.4g}{unit} or more"
+                f"--limit {limit.cost}: no architecture of the space is within {limit.value:,.6g}{unit}; the cheapest "
+                f"takes {cost.least:,.6g}{unit} or more"
             )
 
 

@@ -199,7 +199,7 @@ BAD = {
     ),
     "a limit that nothing meets": (
         ["search", "--trials", "1", "--limit", "params=1k"],
-        "no architecture of the space is within 1000; the cheapest takes",
+        "no architecture of the space is within 1,000; the cheapest takes",
     ),
     "edits of what": (["search", "--trials", "1", "--edits", "2"], "--start-from"),
     "limit without a unit": (["search", "--trials", "1", "--cost", "cpu=measure", "--limit", "cpu=20"], "no unit"),
