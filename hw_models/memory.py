@@ -21,7 +21,7 @@ from nas.train import PRECISIONS, Recipe
 
 # bytes in XLA's analysis for each byte counted here; non-negative least squares of relative errors over 33 networks of
 # NATS-Bench's sizes, NAS-Bench-201, NAS-Bench-Macro and DARTS (16x16 images, batch 32, jax 0.10.2), all within 12 %.
-# 32 others, also of NASNet, AmoebaNet and MnasNet and at batches of 64 to 128, came within 15 %
+# 54 others, also of NASNet, AmoebaNet and MnasNet and at batches of 64 to 128, came within 15 %
 VALUES, DENSE, DEPTHWISE, LOOP = 0.95, 0.71, 0.58, 2.9
 MOMENTS = {"sgd": 1, "adamw": 2}  # arrays of the optimiser for each weight
 
