@@ -25,7 +25,6 @@ from nas import config as configs
 from nas.cost import count_costs
 from nas.data import load
 from nas.errors import BadInput, suggest
-from nas.evaluate import fit_macro
 from nas.evaluate import fit_macro, own_program
 from nas.files import check_out, write_atomic
 from nas.language_model import LanguageModel
@@ -53,15 +52,15 @@ def train(path, data_name, out, sets, width, depth, limit, seed, own, as_json):
     """`nas train`."""
     architecture = _load(path, own, width, depth)
     settings = split_sets(parse_sets(sets), {"recipe": list(RECIPE_SETTINGS), "data": list(TEXT_SETTINGS)})
-    numbering = _numbering(architecture) | settings["data"]
+    numbering = (_numbering(architecture) if text_of(data_name) else {}) | settings["data"]
     data = load(data_name, **({} if limit is None else {"limit": limit}), **numbering)
     tell_parts(data)
     base = architecture.recipe or defaults_for(data.input_shape).train
     recipe = base.replace(**settings["recipe"])
-    fit_macro(architecture.macro, data)  # a text for images says so, whatever the recipe
+    macro = fit_macro(architecture.macro, data)  # a text for images says so, whatever the recipe
     check_recipe(recipe, data.input_shape)
     # compiles nothing yet, and says at once what does not fit
-    own_program(architecture.space, architecture.row, fit_macro(architecture.macro, data), recipe)
+    own_program(architecture.space, architecture.row, macro, recipe)
     _check_out(Path(out))
     with _bar(recipe.epochs, "training") as step:
         model, history = train_model(architecture, data, recipe, seed=seed, progress=step)
