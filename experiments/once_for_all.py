@@ -37,6 +37,7 @@ def options() -> argparse.Namespace:
     made.add_argument("--networks", type=int, default=12, help="compared with training alone")
     made.add_argument("--measured", type=int, default=60, help="sub-networks that the predictor is fitted to")
     made.add_argument("--rounds", type=int, default=15, help="of timing on this machine")
+    made.add_argument("--distillation", type=float, default=1.0, help="weight of the teacher's loss")
     made.add_argument("--seed", type=int, default=0)
     made.add_argument("--data", default="cifar10")
     made.add_argument("--quick", action="store_true")
@@ -60,7 +61,7 @@ def main() -> None:
         sharing = Sharing(space, partial(once_for_all, space, rule=rule, **settings), data, recipe, macro)
         return inherited(sharing, sharing.train(o.seed, o.out / f"{rule}.safetensors"), notes, rule)
 
-    rows, of_shared = spread(space, macro, o.networks, o.seed), shared("progressive")
+    rows, of_shared = spread(space, macro, o.networks, o.seed), shared("progressive", distillation=o.distillation)
     more = np.asarray(space.sample(jax.random.key(o.seed + 1), o.measured))
     known = np.concatenate([rows, more]), [of_shared(row)["accuracy"] for row in (*rows, *more)]
     found = specialised(space, *known, devices(space, o.rounds, o.out), of_shared, o.seed)
