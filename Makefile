@@ -9,9 +9,8 @@ PYTEST := $(BIN)/python -m pytest
 demo: .venv/ready  ## search, retrain and report on digits, on this machine
 	$(BIN)/python -m experiments.demo
 
-# a file's tests share compiled programs: one process for each file compiles them once
 test: .venv/ready  ## the suite
-	$(PYTEST) -n 2 --dist loadfile -m "not slow"
+	$(PYTEST) -n 2 -m "not slow"
 
 test-slow: .venv/ready  ## the long tests
 	$(PYTEST) -m slow
