@@ -1,5 +1,6 @@
 """A resolved layer list as a Flax network: what `build`, `extract` and a trained model are made of."""
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -23,8 +24,6 @@ Stats = dict[str, dict[str, jax.Array]]  # layer name -> {"mean", "var"}
 KERNEL_GAIN = 2.0
 # the head starts smaller, so that the first loss is near the entropy of the classes
 LINEAR_GAIN = 1.0
-KERNEL_INIT = nnx.initializers.variance_scaling(KERNEL_GAIN, "fan_in", "truncated_normal")
-LINEAR_INIT = nnx.initializers.variance_scaling(LINEAR_GAIN, "fan_in", "truncated_normal")
 BATCH_NORM_MOMENTUM = 0.9
 BATCH_NORM_EPSILON = 1e-5
 LAYER_NORM_EPSILON = 1e-5
@@ -135,6 +134,7 @@ def _key(name: str) -> str:
 
 
 def _module(layer: Layer) -> nnx.Module:
+    """Shapes alone: `init_layers` draws what is in them."""
     a, rngs = layer.attributes, nnx.Rngs(0)
     if layer.op == "embedding":
         return Table(a["vocabulary"], a["features"])
@@ -144,7 +144,7 @@ def _module(layer: Layer) -> nnx.Module:
     if layer.op == "layer_norm":
         return nnx.LayerNorm(channels, epsilon=LAYER_NORM_EPSILON, rngs=rngs)
     if layer.op == "linear":
-        return nnx.Linear(channels, a["features"], use_bias=a["bias"], kernel_init=LINEAR_INIT, rngs=rngs)
+        return nnx.Linear(channels, a["features"], use_bias=a["bias"], rngs=rngs)
     if layer.op == "batch_norm":
         return nnx.BatchNorm(
             channels,
@@ -164,7 +164,6 @@ def _module(layer: Layer) -> nnx.Module:
         kernel_dilation=a["dilation"],
         feature_group_count=a["groups"],
         use_bias=a["bias"],
-        kernel_init=KERNEL_INIT,
         # XLA's own depthwise convolution is 20-100 times slower than it should be on a CPU
         conv_general_dilated=_depthwise if a["groups"] > 1 else jax.lax.conv_general_dilated,
         rngs=rngs,
@@ -219,7 +218,7 @@ def _fixed(layer: Layer, ins: list[jax.Array]) -> jax.Array:
 
 # ---- the same list as pure functions -----------------------------------------------------------------------------
 def init_layers(layers: Sequence[Layer], key: jax.Array) -> tuple[Weights, Stats]:
-    """Newly drawn arrays of every layer that holds any, under layer names; the distributions of the Flax module's.
+    """Newly drawn arrays of every layer that holds any, under layer names: normal ones cut at two deviations.
 
     One draw is cut into all kernels: hundreds of draws would compile for minutes. Outside of a compiled program numpy
     cuts, as XLA would compile each cut.
@@ -236,22 +235,21 @@ def init_layers(layers: Sequence[Layer], key: jax.Array) -> tuple[Weights, Stats
     stats: Stats = {}
     for layer in trained:
         a, width = layer.attributes, layer.output_shape[-1]
+        # each array has memory of its own, as training reuses it
+        zeros, ones = (functools.partial(make, width, np.float32) for make in (xp.zeros, xp.ones))
         if layer.op == "batch_norm":
-            stats[layer.name] = {"mean": xp.zeros(width, np.float32), "var": xp.ones(width, np.float32)}
-            if a["affine"]:
-                weights[layer.name] = {"scale": xp.ones(width, np.float32), "bias": xp.zeros(width, np.float32)}
-        elif layer.op == "layer_norm":
-            weights[layer.name] = {"scale": xp.ones(width, np.float32), "bias": xp.zeros(width, np.float32)}
+            stats[layer.name] = {"mean": zeros(), "var": ones()}
+        if layer.op == "layer_norm" or (layer.op == "batch_norm" and a["affine"]):
+            weights[layer.name] = {"scale": ones(), "bias": zeros()}
         elif layer.op == "decode":
-            weights[layer.name] = {"bias": xp.zeros(width, np.float32)}
-        else:
+            weights[layer.name] = {"bias": zeros()}
+        elif layer.name in drawn:
             shape, gain = shapes[layer.name], KERNEL_GAIN if layer.op == "conv" else LINEAR_GAIN
             # a table's rows are what a matrix multiplies at the other end of the network
             fan_in = width if layer.op == "embedding" else math.prod(shape[:-1])
             # 0.8796 is the standard deviation of a normal cut at two
             kernel = drawn[layer.name].reshape(shape) * np.float32(math.sqrt(gain / fan_in) / 0.87962566)
-            biased = a.get("bias", False)
-            weights[layer.name] = {"kernel": kernel} | ({"bias": xp.zeros(width, np.float32)} if biased else {})
+            weights[layer.name] = {"kernel": kernel} | ({"bias": zeros()} if a.get("bias") else {})
     return jax.tree.map(jnp.asarray, (weights, stats))
 
 

@@ -39,7 +39,7 @@ def along_split(
     count = split.labels.shape[0]
     streams = min(STREAMS, count)
     steps = -(-count // streams)
-    places = jnp.arange(steps)[:, None] + steps * jnp.arange(streams)[None]
+    places = consecutive(steps * streams, streams)
 
     def step(state, place):
         x, labels = gather(split, jnp.minimum(place, count - 1))
