@@ -75,7 +75,7 @@ def simulate(
     """
     env, random = simpy.Environment(), np.random.default_rng(seed)
     ask, tell, done = jax.jit(strategy.ask, static_argnums=1), jax.jit(strategy.tell), jax.jit(strategy.done)
-    box: dict[str, Any] = {"state": strategy.init(jax.random.key(seed)), "told": env.event()}
+    box: dict[str, Any] = {"state": strategy.init(jax.random.key(seed)), "told": env.event(), "nothing": False}
     waiting: list[tuple[int, int, int]] = []  # whose worker died: id, place, level
     finished: list[tuple[float, int, float, float]] = []  # when, level, validation, test
     spent = {"useful": 0.0, "lost": 0.0}
@@ -83,9 +83,12 @@ def simulate(
     def next_job():
         if waiting:
             return waiting.pop(0)
+        if box["nothing"]:  # `ask` is pure: it has nothing for the others either, until the next is told
+            return None
         asked, state = ask(box["state"], 1)
         id = int(asked.id[0])
         if id < 0:
+            box["nothing"] = True
             return None
         box["state"] = state
         level = min(int(np.searchsorted(table.epochs, int(asked.epochs[0]))), len(table.epochs) - 1)
@@ -95,6 +98,7 @@ def simulate(
         value = float(table.validation[level, place])
         scores = np.asarray([[value / table.scale]], np.float32)
         box["state"] = tell(box["state"], np.asarray([id]), scores, np.zeros((1, 0), np.float32))
+        box["nothing"] = False
         finished.append((env.now, level, value, float(table.test[place])))
         box["told"].succeed()
         box["told"] = env.event()

@@ -81,7 +81,7 @@ def draw(found, names, workers) -> Figure:
         busy = [np.mean([r.utilisation for r in found[name, w]]) for w in workers]
         left.plot(workers, busy, marker="o", color=colour, label=name)
         grid = np.linspace(0.02, HOURS, 200) * 3600
-        curves = [np.interp(grid, r.at, r.test) for r in found[name, middle]]
+        curves = [np.append(np.nan, r.test)[np.searchsorted(r.at, grid, "right")] for r in found[name, middle]]
         right.plot(grid / 3600, np.mean(curves, 0), color=colour)
     left.set(xscale="log", xlabel="workers", ylabel="share of time spent on finished trainings", ylim=(0, 1.02))
     right.set(xlabel=f"hours, {middle} workers", ylabel="test accuracy of the chosen network", ylim=(92.5, 94.5))

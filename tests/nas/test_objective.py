@@ -12,6 +12,7 @@ from hypothesis.extra import numpy as hnp
 
 from nas.errors import BadInput
 from nas.objective import (
+    SORTED_ABOVE,
     Limit,
     accuracy,
     check_costs,
@@ -228,6 +229,17 @@ def test_one_objective_orders_as_the_score_does():
     scores = np.asarray([[0.3], [0.9], [np.nan], [0.5]], np.float32)
     ranks = np.asarray(fitness(scores, np.zeros((4, 0), np.float32), valid=np.ones(4, bool)))
     assert np.argsort(-ranks).tolist() == [1, 3, 0, 2]
+
+
+@pytest.mark.parametrize("constraints", [0, 1, 2])
+def test_many_members_are_ranked_by_a_sort_as_by_comparing_each_with_each(constraints):
+    random, n = np.random.default_rng(constraints), SORTED_ABOVE + 1
+    scores = random.choice([0.0, -0.0, 0.25, 0.5, -1.0, math.nan, math.inf, -math.inf], (n, 1)).astype(np.float32)
+    over = random.choice([0.0, 0.0, 0.0, 0.5, math.nan, math.inf], (n, constraints)).astype(np.float32)
+    valid = random.random(n) < 0.8
+    wanted = np.where(valid, -(np.asarray(dominates(scores, over)) & valid[:, None]).sum(0).astype(np.float32), -np.inf)
+    assert len(np.unique(wanted)) > 4
+    np.testing.assert_array_equal(jax.jit(fitness)(scores, over, valid=valid), wanted)
 
 
 def test_fronts_of_nothing_of_failures_and_of_twins():
