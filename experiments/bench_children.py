@@ -23,7 +23,8 @@ import numpy as np
 
 from nas.data import Split, gather, load, on_device
 from nas.evaluate import fit_macro, own_program, train_network
-from nas.train import Recipe, make_program
+from nas.recipe import Recipe
+from nas.train import make_program
 from search_spaces import nasbench201
 
 WIDTH, DEPTH, BATCH = 16, 1, {"digits": 128, "cifar10": 64}

@@ -21,8 +21,8 @@ import jax
 import numpy as np
 
 from nas.one_shot import Batch
+from nas.recipe import Recipe
 from nas.space import Macro
-from nas.train import Recipe
 from search_spaces import darts as space_of
 from strategies.darts import darts
 

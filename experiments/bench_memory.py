@@ -18,10 +18,11 @@ from hw_models.memory import training_memory
 from nas.cost import sample_rows
 from nas.data import DeviceSplit
 from nas.layers import Layer
+from nas.recipe import Recipe
 from nas.space import Macro
 from nas.summary import spearman
 from nas.supernet import network_supernet
-from nas.train import Recipe, make_program
+from nas.train import make_program
 from search_spaces import SPACES
 
 MACROS = {"nasbench201": Macro(8, 1, (16, 16, 3), 10), "nats_size": Macro(8, 1, (16, 16, 3), 10)}

@@ -18,10 +18,10 @@ from experiments.benchmarks import load
 from nas.data import Split
 from nas.data import load as load_data
 from nas.files import read_json, write_json
+from nas.recipe import Recipe
 from nas.sharing import Sharing, shared_accuracy
 from nas.space import Macro
 from nas.summary import spearman
-from nas.train import Recipe
 from search_spaces.nasbench201 import nasbench201, to_string
 from strategies import ONE_SHOT, darts
 

@@ -31,11 +31,11 @@ from nas.language_model import LanguageModel
 from nas.model import evaluate_model, load_model, save_model, train_model
 from nas.network import init_layers
 from nas.proxies import draw_batch, scorer
+from nas.recipe import check_recipe
 from nas.space import Macro
 from nas.streams import STREAMS
 from nas.supernet import network_supernet
 from nas.text import text_of
-from nas.train import check_recipe
 from search_spaces import SPACES
 from search_spaces.genotype import from_row, parse, space_of, to_row
 from search_spaces.mobile_named import named

@@ -15,10 +15,10 @@ from nas.evaluate import Job, Scratch
 from nas.files import read_json, write_json
 from nas.layers import counts
 from nas.one_shot import Shared
+from nas.recipe import Recipe
 from nas.sharing import Inherited, Sharing
 from nas.space import Macro, SearchSpace
 from nas.summary import spearman
-from nas.train import Recipe
 
 Accuracy = Callable[[np.ndarray], dict[str, float]]
 

@@ -19,8 +19,8 @@ from nas.data import Data
 from nas.errors import BadInput, suggest
 from nas.files import read_json
 from nas.objective import Limit, Objective, accuracy, mnasnet, pareto, parse_quantity
+from nas.recipe import Recipe
 from nas.space import SearchSpace
-from nas.train import Recipe
 
 
 def parse_sets(items: list[str]) -> dict[str, Any]:

@@ -43,13 +43,13 @@ from nas.journal import RunFolder
 from nas.model import metric_of
 from nas.near import near
 from nas.progress import progress
+from nas.recipe import check_recipe
 from nas.records import read_search
 from nas.report import write_report
 from nas.result import Result, priced, trial_rows
 from nas.search import search
 from nas.space import Macro
 from nas.summary import baselines, front_volume, score_name, table, why_nothing
-from nas.train import check_recipe
 from search_spaces import SPACES
 from strategies import ONE_SHOT, STRATEGIES
 

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from nas.kernels import CHUNK_ELEMENTS, DEPTHWISE_CHUNK_ELEMENTS
 from nas.layers import Layer, counts
-from nas.train import PRECISIONS, Recipe
+from nas.recipe import PRECISIONS, Recipe
 
 # bytes in XLA's analysis for each byte counted here; non-negative least squares of relative errors over 33 networks of
 # NATS-Bench's sizes, NAS-Bench-201, NAS-Bench-Macro and DARTS (16x16 images, batch 32, jax 0.10.2), all within 12 %.

@@ -16,12 +16,12 @@ from nas.model import Model, evaluate_model, save_model, train_model
 from nas.model import load_model as load
 from nas.network import Network
 from nas.objective import Limit, Objective, accuracy, mnasnet, pareto
+from nas.recipe import Recipe
 from nas.result import Result, Trial
 from nas.search import search
 from nas.space import Decision, Macro, SearchSpace
 from nas.strategy import Asked, Strategy
 from nas.supernet import Supernet
-from nas.train import Recipe
 
 __version__ = "0.1.0"
 

@@ -10,8 +10,8 @@ from nas.builder import LayerBuilder
 from nas.errors import BadInput
 from nas.layers import Layer
 from nas.network import init_layers, run_layer, run_layers
+from nas.recipe import Recipe
 from nas.supernet import Supernet, network_supernet
-from nas.train import Recipe
 
 WINDOW = 5  # pixels, of the head's mean pool
 HEAD = (128, 768)  # channels, as in NASNet and DARTS

@@ -15,9 +15,9 @@ from nas.driver import describe_space, versions
 from nas.errors import BadInput, suggest
 from nas.files import read_json, to_json, write_json
 from nas.layers import Layer
+from nas.recipe import Recipe
 from nas.result import Result, Trial
 from nas.space import MACRO_LIMITS, Macro, SearchSpace
-from nas.train import Recipe
 
 SCHEMA = "nas.architecture/1"
 Spaces = Mapping[str, Callable[..., SearchSpace]]

@@ -14,11 +14,12 @@ import numpy as np
 from nas.cell_training import cell_network
 from nas.data import Data, load, on_device
 from nas.errors import BadInput
+from nas.recipe import Recipe, check_recipe, for_any_network
 from nas.recurrent import loop_of
 from nas.recurrent_training import recurrent_network
 from nas.space import Macro, SearchSpace
 from nas.supernet import network_supernet
-from nas.train import CLASSIFICATION, Program, Recipe, Task, check_recipe, data_mesh, for_any_network, make_program
+from nas.train import CLASSIFICATION, Program, Task, data_mesh, make_program
 
 Metrics = Mapping[str, float]
 

@@ -23,7 +23,7 @@ from nas.files import read_json, write_atomic, write_json
 from nas.language_model import LanguageModel, evaluate_text, language_model
 from nas.network import Network, split_names
 from nas.objective import accuracy as of_accuracy
-from nas.train import Recipe, check_recipe
+from nas.recipe import Recipe, check_recipe
 
 SCHEMA = "nas.model/1"
 

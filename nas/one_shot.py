@@ -18,8 +18,9 @@ from nas.data import DeviceSplit, batches, gather
 from nas.errors import BadInput
 from nas.evaluate import CandidateFailed
 from nas.network import BATCH_NORM_MOMENTUM
+from nas.recipe import Recipe
 from nas.supernet import Supernet
-from nas.train import Recipe, data_mesh, on_all, spread_over
+from nas.train import data_mesh, on_all, spread_over
 
 State = Any  # a pytree of arrays
 

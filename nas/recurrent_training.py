@@ -6,9 +6,9 @@ import jax.numpy as jnp
 from nas.errors import BadInput
 from nas.layers import Layer
 from nas.network import init_layers, own_weights, run_layer
+from nas.recipe import Recipe
 from nas.recurrent import loop_of, run_tokens
 from nas.supernet import Supernet
-from nas.train import Recipe
 
 
 def recurrent_network(layers: tuple[Layer, ...], recipe: Recipe) -> Supernet:

@@ -23,11 +23,12 @@ from nas.files import to_json, write_atomic
 from nas.journal import RunFolder
 from nas.objective import Objective
 from nas.one_shot import OneShot, Shared, batch_size, recalibrate, step_count, train_shared
+from nas.recipe import Recipe, check_recipe, for_any_network
 from nas.result import Result
 from nas.search import run
 from nas.space import Macro, SearchSpace
 from nas.strategy import Strategy, given
-from nas.train import CLASSIFICATION, Recipe, Task, check_recipe, for_any_network, over_split
+from nas.train import CLASSIFICATION, Task, over_split
 
 CALIBRATION_IMAGES = 2000  # Cai et al. 2020 use 2,000 images of the training split
 SEARCHER_TRIALS = 100

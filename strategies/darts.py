@@ -5,8 +5,9 @@ import jax
 from nas.errors import BadInput
 from nas.mixed import mixed_supernet
 from nas.one_shot import Batch, OneShot
+from nas.recipe import Recipe
 from nas.space import Macro, SearchSpace
-from nas.train import CLASSIFICATION, Recipe, Task
+from nas.train import CLASSIFICATION, Task
 from strategies.gradient import by_gates, soft, step_of_weights
 from strategies.guards import guarded, perturbed
 

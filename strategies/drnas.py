@@ -7,8 +7,9 @@ import jax.numpy as jnp
 
 from nas.errors import BadInput
 from nas.one_shot import OneShot
+from nas.recipe import Recipe
 from nas.space import Macro, SearchSpace
-from nas.train import CLASSIFICATION, Recipe, Task
+from nas.train import CLASSIFICATION, Task
 from strategies.gradient import by_gates
 from strategies.guards import guarded
 

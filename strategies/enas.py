@@ -9,8 +9,9 @@ import optax
 from nas.data import gather
 from nas.errors import BadInput
 from nas.one_shot import Batch, OneShot, batch_size
+from nas.recipe import Recipe, optimizer_of
 from nas.space import Macro, SearchSpace
-from nas.train import CLASSIFICATION, Recipe, Task, optimizer_of
+from nas.train import CLASSIFICATION, Task
 from strategies.controller import controller
 from strategies.policy_gradient import check_rates
 from strategies.reinforce import reinforce_loss

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 from nas.cost import Cost
 from nas.errors import BadInput
 from nas.one_shot import OneShot
+from nas.recipe import Recipe
 from nas.space import Macro, SearchSpace
-from nas.train import CLASSIFICATION, Recipe, Task
+from nas.train import CLASSIFICATION, Task
 from strategies.expected_cost import expected_cost
 from strategies.gradient import by_gates, cooling
 

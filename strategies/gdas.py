@@ -4,8 +4,9 @@ import jax
 
 from nas.mixed import Hard
 from nas.one_shot import OneShot
+from nas.recipe import Recipe
 from nas.space import Macro, SearchSpace
-from nas.train import CLASSIFICATION, Recipe, Task
+from nas.train import CLASSIFICATION, Task
 from strategies.gradient import by_gates, gumbel_softmax
 from strategies.guards import guarded
 

@@ -14,9 +14,10 @@ import optax
 from nas.errors import BadInput
 from nas.mixed import mixed_supernet
 from nas.one_shot import Batch, OneShot
+from nas.recipe import Recipe, learning_rate_at, optimizer_of
 from nas.space import Macro, SearchSpace
 from nas.supernet import Supernet
-from nas.train import CLASSIFICATION, Recipe, Task, descend, learning_rate_at, optimizer_of
+from nas.train import CLASSIFICATION, Task, descend
 
 Gate = Callable[[jax.Array, jax.Array, jax.Array], Any]
 

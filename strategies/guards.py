@@ -13,8 +13,9 @@ import numpy as np
 from nas.data import gather
 from nas.errors import BadInput
 from nas.one_shot import OneShot, batch_size
+from nas.recipe import Recipe
 from nas.relaxation import Relaxation
-from nas.train import CLASSIFICATION, Recipe, Task
+from nas.train import CLASSIFICATION, Task
 from strategies.gradient import soft
 
 SKIP = "skip_connect"

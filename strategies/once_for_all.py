@@ -18,8 +18,9 @@ from nas.elastic import elastic_supernet, extreme, ranked, share
 from nas.errors import BadInput, suggest
 from nas.network import apply_layers
 from nas.one_shot import Batch, OneShot
+from nas.recipe import PRECISIONS, Recipe, learning_rate_at, optimizer_of
 from nas.space import Macro, SearchSpace
-from nas.train import CLASSIFICATION, PRECISIONS, Recipe, Task, descend, learning_rate_at, optimizer_of
+from nas.train import CLASSIFICATION, Task, descend
 
 RULES = ("progressive", "sandwich", "single_stage")
 

@@ -7,9 +7,10 @@ import numpy as np
 from nas.errors import BadInput
 from nas.mixed import mixed_supernet
 from nas.one_shot import OneShot
+from nas.recipe import Recipe
 from nas.relaxation import Relaxation
 from nas.space import Macro, SearchSpace
-from nas.train import CLASSIFICATION, Recipe, Task
+from nas.train import CLASSIFICATION, Task
 from strategies.gradient import alternate, by_gates, logit_rate_for, soft
 from strategies.guards import guarded
 

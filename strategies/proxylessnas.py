@@ -10,8 +10,9 @@ from nas.cost import Cost
 from nas.errors import BadInput
 from nas.mixed import Hard
 from nas.one_shot import OneShot
+from nas.recipe import Recipe
 from nas.space import Macro, SearchSpace
-from nas.train import CLASSIFICATION, Recipe, Task
+from nas.train import CLASSIFICATION, Task
 from strategies.expected_cost import expected_cost
 from strategies.gradient import apart, by_gates, gumbel_scores, soft
 

@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import optax
 
 from nas.one_shot import Batch, OneShot
+from nas.recipe import Recipe, learning_rate_at, optimizer_of
 from nas.space import Macro, SearchSpace
 from nas.supernet import Supernet
-from nas.train import CLASSIFICATION, Recipe, Task, descend, learning_rate_at, optimizer_of
+from nas.train import CLASSIFICATION, Task, descend
 
 
 class State(NamedTuple):

@@ -1,8 +1,9 @@
 """SNAS: gates from a concrete distribution, weights and logits trained at once."""
 
 from nas.one_shot import OneShot
+from nas.recipe import Recipe
 from nas.space import Macro, SearchSpace
-from nas.train import CLASSIFICATION, Recipe, Task
+from nas.train import CLASSIFICATION, Task
 from strategies.gradient import by_gates, cooling, together
 from strategies.guards import guarded
 

@@ -15,7 +15,7 @@ from nas.space import Decision, Macro, SearchSpace
 ROOT = Path(__file__).resolve().parent.parent
 
 jax.config.update("jax_compilation_cache_dir", os.environ.get("NAS_TEST_CACHE", str(ROOT / ".cache" / "jax-tests")))
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -13,9 +13,10 @@ from nas.cost import Cost, Factor, Stamp
 from nas.data import load, on_device
 from nas.errors import BadInput
 from nas.one_shot import train_shared
+from nas.recipe import Recipe
 from nas.sharing import shared_accuracy
 from nas.space import Decision, Macro, SearchSpace
-from nas.train import CLASSIFICATION, Recipe
+from nas.train import CLASSIFICATION
 from search_spaces import darts as darts_space
 from strategies import ONE_SHOT
 

@@ -52,6 +52,8 @@ TABLE = [
 ]
 BATCH = 16
 RATE, MOMENTUM = 0.05, 0.9
+# minutes of compilation together, of networks whose blocks and cells are those of other spaces
+LONG = ("ofa_mbv3", "nasnet", "proxylessnas")
 # thirty batch norms in a row make fifty times more of rounding with every step: float64 shows that it is no more
 WIDE = ("ofa_mbv3",)
 
@@ -103,7 +105,7 @@ def shared(name):
     return Shared(*next(entry for entry in TABLE if entry[0] == name))
 
 
-@pytest.fixture(params=[name for name, *_ in TABLE])
+@pytest.fixture(params=[pytest.param(n, marks=pytest.mark.slow) if n in LONG else n for n, *_ in TABLE])
 def case(request):
     with jax.enable_x64(request.param in WIDE):
         yield shared(request.param)

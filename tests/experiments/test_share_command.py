@@ -15,7 +15,8 @@ import pytest
 from experiments.options import defaults_for
 from nas.builder import LayerBuilder
 from nas.network import apply_layers, init_layers
-from nas.train import CLASSIFICATION, descend, optimizer_of
+from nas.recipe import optimizer_of
+from nas.train import CLASSIFICATION, descend
 
 OWN = """
 from nas.space import Decision, Macro, SearchSpace

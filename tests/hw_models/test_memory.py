@@ -7,8 +7,9 @@ from experiments.bench_memory import MACROS, xla_memory
 from hw_models.memory import inference_memory, training_memory
 from nas.builder import LayerBuilder
 from nas.layers import counts
+from nas.recipe import Recipe
 from nas.supernet import network_supernet
-from nas.train import Recipe, make_program
+from nas.train import make_program
 from search_spaces import nasbench201
 
 LAYERS = nasbench201().layers([3, 1, 2, 4, 0, 3], MACROS["nasbench201"])

@@ -14,9 +14,10 @@ from nas.evaluate import Scratch
 from nas.layers import counts
 from nas.model import train_model
 from nas.network import apply_layers
+from nas.recipe import Recipe
 from nas.sharing import Sharing
 from nas.space import Macro
-from nas.train import Recipe, make_program
+from nas.train import make_program
 from search_spaces import SPACES, darts, nasbench201
 from search_spaces.genotype import to_row
 from search_spaces.published import DARTS_V2

@@ -19,9 +19,9 @@ from nas.data import load, on_device
 from nas.errors import BadInput
 from nas.evaluate import CandidateFailed
 from nas.one_shot import Batch, OneShot, recalibrate, train_shared
+from nas.recipe import Recipe
 from nas.sharing import Sharing, search
 from nas.space import Decision, Macro, SearchSpace
-from nas.train import Recipe
 from strategies import STRATEGIES
 
 

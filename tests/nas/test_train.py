@@ -16,7 +16,8 @@ from nas.data import batches, gather, load, on_device
 from nas.errors import BadInput
 from nas.evaluate import Job, Scratch, fit_macro, keep_going
 from nas.network import Network
-from nas.train import Recipe, learning_rate_at, make_program
+from nas.recipe import Recipe, learning_rate_at
+from nas.train import make_program
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +133,7 @@ def test_two_devices_compute_what_one_does():
 import jax, numpy as np
 from nas.data import load
 from nas.evaluate import Job, Scratch
-from nas.train import Recipe
+from nas.recipe import Recipe
 from conftest import small
 space = small()
 data = load("digits", limit=128)

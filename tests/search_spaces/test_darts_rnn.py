@@ -13,9 +13,9 @@ from nas.errors import BadInput
 from nas.layers import counts
 from nas.mixed import Hard, mixed_supernet
 from nas.one_shot import Batch
+from nas.recipe import Recipe
 from nas.recurrent_training import recurrent_network
 from nas.space import Macro
-from nas.train import Recipe
 from search_spaces import darts, darts_rnn
 from search_spaces.darts_rnn import _cell
 from search_spaces.darts_rnn_supernet import supernet

@@ -9,8 +9,8 @@ import optax
 import pytest
 
 from nas.errors import BadInput
+from nas.recipe import Recipe, optimizer_of
 from nas.space import Macro
-from nas.train import Recipe, optimizer_of
 from search_spaces import nasbench201
 from strategies.darts import darts, through_a_step
 from strategies.gradient import FASTEST_LOGIT_RATE, LOGIT_RATE, PAPER_STEPS, alternate, logit_rate_for

@@ -10,7 +10,7 @@ import pytest
 from nas.data import DeviceSplit
 from nas.errors import BadInput
 from nas.one_shot import OneShot
-from nas.train import Recipe
+from nas.recipe import Recipe
 from search_spaces import darts, nasbench201
 from strategies.gradient import soft
 from strategies.guards import (

@@ -19,9 +19,9 @@ from nas.errors import BadInput
 from nas.evaluate import Job
 from nas.network import apply_layers
 from nas.one_shot import Batch, train_shared
+from nas.recipe import Recipe
 from nas.sharing import Inherited, Sharing
 from nas.space import Macro
-from nas.train import Recipe
 from search_spaces import nasbench201, ofa_mbv3
 from search_spaces.mobile import Frame, Stage, mobile_space
 from strategies.once_for_all import _phases, once_for_all
@@ -194,7 +194,8 @@ from nas.data import load
 from nas.errors import BadInput
 from nas.sharing import Sharing
 from nas.space import Macro
-from nas.train import Recipe, data_mesh, on_all, spread_over
+from nas.recipe import Recipe
+from nas.train import data_mesh, on_all, spread_over
 from search_spaces.mobile import Frame, Stage, mobile_space
 from strategies.once_for_all import once_for_all
 

@@ -10,8 +10,8 @@ import pytest
 from nas.errors import BadInput
 from nas.mixed import mixed_supernet
 from nas.one_shot import Batch
+from nas.recipe import Recipe
 from nas.space import Decision, Macro, SearchSpace
-from nas.train import Recipe
 from search_spaces import SPACES, darts, nasbench201
 from search_spaces.ops import classifier, conv_bn
 from strategies.pc_darts import pc_darts, weighted
