@@ -26,13 +26,14 @@ from hw_models.samples import open_samples
 from nas import config, data
 from nas.checkpoint import load_checkpoint, save_checkpoint
 from nas.cost import Cost, Stamp, count_costs, load_cost, sample_rows
-from nas.driver import Driver, describe_space
+from nas.driver import Driver
 from nas.evaluate import CandidateFailed, Rung
 from nas.handover import Results
 from nas.journal import RunFolder
 from nas.model import Model, load_model, save_model
 from nas.network import Network
 from nas.objective import pareto, parse_quantity
+from nas.plan import describe_space
 from nas.result import trial_rows
 from nas.search import search
 from nas.space import Macro

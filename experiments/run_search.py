@@ -35,13 +35,13 @@ from hw_models.measure import measure
 from nas import config as configs
 from nas.cost import count_costs
 from nas.data import load
-from nas.driver import reopen
 from nas.errors import BadInput, suggest
 from nas.evaluate import Scratch, fit_macro
 from nas.files import read_json
 from nas.journal import RunFolder
 from nas.model import metric_of
 from nas.near import near
+from nas.plan import reopen
 from nas.progress import progress
 from nas.recipe import check_recipe
 from nas.records import read_search

@@ -17,10 +17,10 @@ from hw_models.onnx_graph import require_onnx, to_onnx
 from hw_models.timing import random_arrays
 from nas.config import make_space, now
 from nas.cost import Stamp
-from nas.driver import describe_space
 from nas.errors import BadInput
 from nas.files import MAX_JSON_BYTES, read_json, to_json, write_atomic, write_json
 from nas.layers import counts
+from nas.plan import describe_space
 from nas.space import Macro, SearchSpace
 
 SCHEMA = "nas.bundle/1"

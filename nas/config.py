@@ -11,10 +11,10 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from nas.cost import Cost, cost_column
-from nas.driver import describe_space, versions
 from nas.errors import BadInput, suggest
 from nas.files import read_json, to_json, write_json
 from nas.layers import Layer
+from nas.plan import describe_space, versions
 from nas.recipe import Recipe
 from nas.result import Result, Trial
 from nas.space import MACRO_LIMITS, Macro, SearchSpace

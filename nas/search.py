@@ -9,9 +9,10 @@ from typing import Any
 import jax
 
 from nas.cost import Cost
-from nas.driver import Driver, Observer, open_driver, quiet
+from nas.driver import Driver, Observer, quiet
 from nas.evaluate import CandidateFailed, Evaluation, Rung
 from nas.objective import Objective
+from nas.plan import open_driver
 from nas.result import Result
 from nas.space import Macro, SearchSpace
 from nas.strategy import Strategy

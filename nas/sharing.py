@@ -16,13 +16,14 @@ import numpy as np
 
 from nas.cost import Cost
 from nas.data import Data, batches, load, on_device
-from nas.driver import Observer, plan_search, quiet
+from nas.driver import Observer, quiet
 from nas.errors import BadInput
 from nas.evaluate import CandidateFailed, Evaluate, Job, Metrics, fit_macro, use_compilation_cache
 from nas.files import to_json, write_atomic
 from nas.journal import RunFolder
 from nas.objective import Objective
 from nas.one_shot import OneShot, Shared, batch_size, recalibrate, step_count, train_shared
+from nas.plan import plan_search
 from nas.recipe import Recipe, check_recipe, for_any_network
 from nas.result import Result
 from nas.search import run

@@ -15,11 +15,12 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from nas.cost import Cost
-from nas.driver import Driver, Observer, open_driver, quiet
+from nas.driver import Driver, Observer, quiet
 from nas.errors import BadInput
 from nas.evaluate import Evaluation
 from nas.handover import Results
 from nas.objective import Objective
+from nas.plan import open_driver
 from nas.ray_cluster import StaysHere, check_address, connect, connected, fitting, stands
 from nas.result import Result
 from nas.space import Macro, SearchSpace

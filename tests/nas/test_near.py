@@ -60,7 +60,7 @@ def test_conditions_of_the_space_hold_and_a_start_option_that_no_longer_fits_giv
 
 
 def test_it_is_the_same_space_to_a_config_and_another_to_a_run_folder():
-    from nas.driver import describe_space
+    from nas.plan import describe_space
 
     view = near(SPACE, START, 2)
     assert view.fingerprint == SPACE.fingerprint

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 
 import nas
-from nas.driver import reopen
 from nas.errors import BadInput
 from nas.evaluate import CandidateFailed, Rung, Scratch, function
 from nas.layers import counts
 from nas.objective import Limit
+from nas.plan import reopen
 from nas.result import Trial, longest, trial_rows
 from nas.search import search
 from search_spaces import nasbench201
