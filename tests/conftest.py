@@ -4,8 +4,8 @@ import gc
 import os
 from pathlib import Path
 
-# most of the suite's time is LLVM optimising programs that run once; a test promises figures, not speed
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+# most of the suite's time is the compilation of programs that run once; a test promises figures, not speed
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false")
 
 import jax
 import pytest
