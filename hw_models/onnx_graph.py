@@ -66,7 +66,7 @@ def to_onnx(
         BadInput: ``onnx`` is not installed, or the network reads a text.
         ValueError: an operation that is not of `nas.layers.OPS`.
     """
-    if any(layer.op in ("state", "attention") for layer in layers):
+    if any(layer.op in ("state", "attention", "attend") for layer in layers):
         raise BadInput("ONNX: networks that read a text are not exported; space.build gives the Flax network")
     onnx = require_onnx()
     graph = _Graph(onnx, batch, layout)

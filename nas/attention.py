@@ -1,8 +1,8 @@
-"""Causal self-attention with rotary positions, as language models of today have it.
+"""Attention: causal with rotary positions, as language models of today have it, and from one sequence to another.
 
 Vaswani et al., "Attention Is All You Need", NeurIPS 2017; Su et al., "RoFormer: Enhanced Transformer with Rotary
-Position Embedding", arXiv:2104.09864. A half of a head's channels turns with the position, as the supernets of
-HW-GPT-Bench were trained.
+Position Embedding", arXiv:2104.09864. Where positions are rotary, a half of a head's channels turns with the position,
+as the supernets of HW-GPT-Bench were trained.
 """
 
 import jax
@@ -17,6 +17,26 @@ def causal_attention(qkv: jax.Array, heads: int) -> jax.Array:
     shape = (*qkv.shape[:2], heads, -1)
     q, k, v = (part.reshape(shape) for part in jnp.split(qkv, 3, -1))
     return jax.nn.dot_product_attention(rotated(q), rotated(k), v, is_causal=True).reshape(*qkv.shape[:2], -1)
+
+
+def attend(q: jax.Array, kv: jax.Array, heads: int, *, causal: bool) -> jax.Array:
+    """Each query float[B, T, C] over keys and values side by side, float[B, S, 2 C], to float[B, T, C].
+
+    Positions are not in it (see `placed`). C is a multiple of `heads`; `causal` takes T = S.
+    """
+    k, v = jnp.split(kv, 2, -1)
+    q, k, v = (part.reshape(*part.shape[:2], heads, -1) for part in (q, k, v))
+    return jax.nn.dot_product_attention(q, k, v, is_causal=causal).reshape(*q.shape[:2], -1)
+
+
+def placed(x: jax.Array) -> jax.Array:
+    """Embeddings float[B, T, C] times the root of C, plus the sinusoids of their places (the paper's section 3.5).
+
+    The first half of the channels has the sines, the second the cosines (the paper interleaves them); C is even.
+    """
+    half = x.shape[-1] // 2
+    angles = jnp.arange(x.shape[1])[:, None] * LONGEST ** (-jnp.arange(half) / half)
+    return x * x.shape[-1] ** 0.5 + jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], -1).astype(x.dtype)
 
 
 def rotated(x: jax.Array) -> jax.Array:

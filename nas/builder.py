@@ -321,6 +321,42 @@ class LayerBuilder:
             raise BadInput(f"network: '{name}' cannot deal {channels} channels out over {heads} heads")
         return self._add("attention", (qkv,), (tokens, channels // 3), name, dict(heads=heads))
 
+    def span(self, x: Any, start: int, stop: int, *, channels: int | None = None, name: str = "span") -> Any:
+        """Tokens `start` to `stop` of a sequence (T,) or (T, C), and the first `channels` of each, default all."""
+        tokens, *rest = self.shape(x)
+        fits = 0 <= start < stop <= tokens and len(rest) < 2
+        if not fits or (channels is not None and not (rest and 0 < channels <= rest[0])):
+            what = f"tokens {start} to {stop}" + (f" and {channels} channels" if channels is not None else "")
+            raise BadInput(f"network: '{name}' cannot take {what} of {self.shape(x)}")
+        shape = (stop - start, *([channels or rest[-1]] if rest else []))
+        return self._add("span", (x,), shape, name, dict(start=start, stop=stop, channels=channels))
+
+    def placed(self, x: Any, *, name: str = "placed") -> Any:
+        """Embeddings (T, C), C even, with the places of their tokens: see `nas.attention.placed`."""
+        return self._add("placed", (x,), self.shape(x), name, {})
+
+    def attend(self, q: Any, kv: Any, heads: int, *, causal: bool = False, name: str = "attend") -> Any:
+        """Queries (T, C) over keys and values side by side, (S, 2 C), to (T, C): see `nas.attention.attend`."""
+        (tokens, channels), (others, both) = self.shape(q), self.shape(kv)
+        if channels % heads or both != 2 * channels or (causal and tokens != others):
+            shapes = f"queries {self.shape(q)} over {self.shape(kv)}"
+            raise BadInput(f"network: '{name}' cannot attend from {shapes} with {heads} heads")
+        return self._add("attend", (q, kv), (tokens, channels), name, dict(heads=heads, causal=causal))
+
+    def join(self, xs: Sequence[Any], *, name: str = "join") -> Any:
+        """Sequences (T, C) of as many channels, one after the other; a single one is passed on without a layer."""
+        if len(xs) < 2:
+            return xs[0]
+        widths = {self.shape(x)[1:] for x in xs}
+        if len(widths) > 1:
+            raise BadInput(f"network: '{name}' cannot join values of {[self.shape(x) for x in xs]}")
+        return self._add("join", xs, (sum(self.shape(x)[0] for x in xs), *widths.pop()), name, {})
+
+    def unembed(self, x: Any, vocabulary: int, *, table: str, name: str = "unembed") -> Any:
+        """(T, C) to scores (T, vocabulary) by the first C channels of an embedding's table, as `decode`; no bias."""
+        shape = (*self.shape(x)[:-1], vocabulary)
+        return self._add("unembed", (x,), shape, name, dict(features=vocabulary, table=table))
+
     def _add(self, op, inputs, shape, name, attributes) -> int:
         handles = tuple(self._solid(x) for x in inputs)
         path = ".".join([*self._path, name])

@@ -60,6 +60,12 @@ OPS = (
     # of transformers, see nas.attention
     "layer_norm",  # over channels; scale and bias
     "attention",  # heads; input: queries, keys and values side by side; causal, with rotary positions
+    # of transformers that read one sequence and write another
+    "span",  # start, stop, channels: some tokens of a sequence, and the first channels of each
+    "placed",  # times the root of the channels, plus sinusoids of the place
+    "attend",  # heads, causal; inputs: queries, and keys and values side by side, of another sequence or the same
+    "join",  # sequences one after the other
+    "unembed",  # features, table: a score for each token, by the first channels of that embedding's table; no bias
 )
 
 
@@ -121,7 +127,7 @@ def layer_macs(layer: Layer) -> int:
         case "conv":
             per_output = a["kernel"][0] * a["kernel"][1] * (layer.input_shapes[0][-1] // a["groups"])
             return math.prod(layer.output_shape) * per_output
-        case "linear" | "decode":
+        case "linear" | "decode" | "unembed":
             return math.prod(layer.output_shape) * layer.input_shapes[0][-1]
     return 0
 

@@ -11,7 +11,7 @@ import numpy as np
 from flax import nnx
 
 from nas import kernels
-from nas.attention import causal_attention
+from nas.attention import attend, causal_attention, placed
 from nas.layers import Layer
 from nas.recurrent import loop_of, run_tokens
 
@@ -61,6 +61,9 @@ class Network(nnx.Module):
         if layer.op == "decode":
             table: Any = self.modules[_key(layer.attributes["table"])]
             return self.modules[_key(layer.name)](ins[0] @ table.kernel[...].T)
+        if layer.op == "unembed":
+            shared: Any = self.modules[_key(layer.attributes["table"])]
+            return unembedded(shared.kernel[...], ins[0])
         return self.modules[_key(layer.name)](ins[0]) if trains(layer) else _fixed(layer, ins)
 
     def weights(self) -> tuple[Weights, Stats]:
@@ -198,6 +201,15 @@ def _fixed(layer: Layer, ins: list[jax.Array]) -> jax.Array:
             return ins[0] * ins[1].reshape(ins[1].shape[0], *(1,) * (ins[0].ndim - 2), -1)
         case "attention":
             return causal_attention(ins[0], a["heads"])
+        case "span":
+            tokens = ins[0][:, a["start"] : a["stop"]]
+            return tokens if a["channels"] is None else tokens[..., : a["channels"]]
+        case "placed":
+            return placed(ins[0])
+        case "attend":
+            return attend(ins[0], ins[1], a["heads"], causal=a["causal"])
+        case "join":
+            return jnp.concatenate(ins, 1)
         case "resize":
             return jax.image.resize(ins[0], (len(ins[0]), *a["size"], ins[0].shape[-1]), "linear", antialias=False)
         case "channel_shuffle":
@@ -276,7 +288,8 @@ def apply_layers(layers: tuple[Layer, ...], weights: Mapping, stats: Mapping, x:
 def own_weights(layer: Layer, weights: Mapping) -> Mapping:
     """The arrays of a layer; those of a decoder with the table that it shares."""
     own = weights.get(layer.name, {})
-    return {**own, "table": weights[layer.attributes["table"]]["kernel"]} if layer.op == "decode" else own
+    shares = layer.op in ("decode", "unembed")
+    return {**own, "table": weights[layer.attributes["table"]]["kernel"]} if shares else own
 
 
 def run_layer(layer: Layer, weights: Mapping, stats: Any, ins: list[jax.Array], train: bool):
@@ -285,6 +298,8 @@ def run_layer(layer: Layer, weights: Mapping, stats: Any, ins: list[jax.Array], 
     Two entries that no training has let `nas.proxies` look inside: statistics of an activation, which become how alike
     it sees each pair of images, and ``gate`` float[B, ..., C] beside a kernel, which its output is multiplied by.
     """
+    if layer.op == "unembed":
+        return unembedded(weights["table"], ins[0]), None
     if not trains(layer):
         return _fixed(layer, ins), None if stats is None else {"alike": alike(ins[0])}
     a, x = layer.attributes, ins[0]
@@ -312,6 +327,11 @@ def run_layer(layer: Layer, weights: Mapping, stats: Any, ins: list[jax.Array], 
         out = x @ weights["kernel"]
     out = out + weights["bias"] if "bias" in weights else out
     return out * weights["gate"] if "gate" in weights else out, None
+
+
+def unembedded(table: jax.Array, x: jax.Array) -> jax.Array:
+    """float[..., C] to scores [..., vocabulary], by the first C channels of a table [vocabulary, at least C]."""
+    return x @ table[:, : x.shape[-1]].T
 
 
 def alike(x: jax.Array) -> jax.Array:

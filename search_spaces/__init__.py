@@ -3,6 +3,7 @@
 from search_spaces.cells import amoebanet, darts, nasnet
 from search_spaces.darts_rnn import darts_rnn
 from search_spaces.gpt import gpt
+from search_spaces.hat import hat
 from search_spaces.mobile_families import fbnet, mnasnet, nas_bench_macro, proxylessnas
 from search_spaces.mobile_named import mobile
 from search_spaces.nasbench201 import nasbench201
@@ -26,4 +27,5 @@ SPACES = {
     "ofa_resnet": ofa_resnet,
     "darts_rnn": darts_rnn,
     "gpt": gpt,
+    "hat": hat,
 }

@@ -65,8 +65,9 @@ def agree(layers, images=3, **options):
     return model
 
 
-TEXTS = ("darts_rnn", "gpt")
+TEXTS = ("darts_rnn", "gpt", "hat")
 OF_TEXTS = {"embedding", "state", "highway", "mean", "decode", "layer_norm", "attention"}
+OF_TEXTS |= {"span", "placed", "attend", "join", "unembed"}
 
 
 @pytest.mark.parametrize("name", TEXTS)

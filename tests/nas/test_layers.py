@@ -77,6 +77,9 @@ def test_block_keys_come_apart():
         (lambda net: net.channel_shuffle(net.input, 4), "4 groups"),
         (lambda net: net.multiply(net.input, net.max_pool(net.input, stride=2)), "gate"),
         (lambda net: net.attention(net.linear(net.input, 6), 2), "in a sequence"),
+        (lambda net: net.span(net.input, 3, 99), "cannot take tokens 3 to 99"),
+        (lambda net: net.span(net.avg_pool(net.input), 0, 2), r"of \(4, 4, 6\)"),
+        (lambda net: net.join([net.input, net.linear(net.input, 7)]), "cannot join"),
     ],
 )
 def test_what_does_not_fit_is_refused(write, word):
