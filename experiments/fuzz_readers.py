@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from flax import nnx
 
+from experiments import hat
 from experiments.arch_rows import table_rows
 from experiments.fit_command import read_values
 from experiments.options import parse_named, parse_sets, parse_shape, parse_time
@@ -171,6 +172,24 @@ _CONVS = (
 )
 
 
+def _translators(path: Path) -> Path:
+    """120 networks in the columns of HAT's latency files."""
+    rng, lines = np.random.default_rng(0), []
+    for _ in range(120):
+        wide, narrow, depth = (int(rng.choice(options)) for options in ((512, 640), (512, 640), range(1, 7)))
+        encoder = [float(rng.choice(options, 6).mean()) for _, options, _ in hat.OF_ENCODER]
+        decoder = [float(rng.choice(options, depth).mean()) for _, options, _ in hat.OF_DECODER]
+        taken = [9 + float(rng.random()), 50 + 20 * depth + float(rng.random())]
+        lines.append([wide, 6, *encoder, narrow, depth, *decoder, *taken])
+    names = [
+        f"{side}_{name}"
+        for side, features in (("encoder", hat.OF_ENCODER), ("decoder", hat.OF_DECODER))
+        for name in ("embed_dim", "layer_num", *(f"{name}_avg" for name, _, _ in features))
+    ]
+    text = [",".join(map(str, line)) for line in ([*names, *hat.PARTS["sum"]], *lines)]
+    return _written(path, "\n".join(text) + "\n")
+
+
 def _published(folder: Path) -> list[Reader]:
     found = []
     for form in FORMATS:
@@ -185,9 +204,11 @@ def _published(folder: Path) -> list[Reader]:
     grid = _written(folder / "grid.txt", "# ms\n" + "0.5 1 0 2.5e-3 4\n" * SPACE.length)
     profile = lambda: read_profile(read_csv(convs), "convs.csv", "fp16", 1, "a card")  # noqa: E731
     measured = dict(quantity="latency", factor=1.0, device="a board")
+    translators = _translators(folder / "wmt14ende_cpu_xeon_all.csv")
     return [
         *found,
         Reader("import tensorrt", convs, lambda: profile().conv(Kind(False, 3, 1), (16, 24, 28))),
+        Reader("import hat", translators, lambda: hat.cost(translators), 4),
         Reader("import grid", grid, lambda: grid_cost(grid, SPACE, SMALL, **measured)(ROW[None])),
     ]
 

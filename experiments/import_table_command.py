@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments import hwgpt
+from experiments import hat, hwgpt
 from experiments.fit_command import unit_factor
 from experiments.measure_commands import framed
 from experiments.options import frame
@@ -19,7 +19,7 @@ from nas.files import check_out
 
 # of one space at one frame; tables of blocks serve every space that their blocks make up
 OF_A_SPACE = ("tensorrt", "grid")
-OF_NETWORKS = ("hwgpt",)  # measured whole: a table is fitted to them
+OF_NETWORKS = ("hwgpt", "hat")  # measured whole: a table is fitted to them
 
 
 @dataclass
@@ -52,7 +52,7 @@ def main(o: Options) -> None:
         return _blocks(o)
     check_out(o.out, "nas.cost/1")
     if o.form in OF_NETWORKS:
-        return _networks(o)
+        return (_networks if o.form == "hwgpt" else _translators)(o)
     if o.space is None:
         raise BadInput(f"import table {o.form}: say of which space, --space fbnet; such a table is of one space")
     space = framed(o.space, o.set, o.width, o.depth, o.input, o.classes)
@@ -76,13 +76,27 @@ def _networks(o):
         raise BadInput("import table hwgpt: the file says which space and units; leave --unit, --space and --set out")
     cost = hwgpt.cost(o.source, o.column, o.quantity)
     cost.save(o.out)
-    fit, stamp = cost.details["fit"], cost.stamp
-    fitted = f"{stamp.quantity} of gpt (scale {cost.details['scale']}, batch {stamp.batch}) on {stamp.device}"
-    figures = f"mean error {fit['mape']:.1%}, Spearman {fit['spearman']:.3f}, within ±10 % {fit['within_10']:.0%}"
-    print(f"{fitted}, fitted to {fit['networks']} networks; on {fit['held_out']}: {figures}")
+    stamp = cost.stamp
+    _tell(cost, f"{stamp.quantity} of gpt (scale {cost.details['scale']}, batch {stamp.batch}) on {stamp.device}")
     if o.quantity in hwgpt.CAVEAT:
         print(f"nas: {hwgpt.CAVEAT[o.quantity].removesuffix('; ')}", file=sys.stderr)
     print(f"written to {o.out}; use it with nas specialize --space gpt --cost {stamp.device}={o.out}")
+
+
+def _translators(o):
+    if o.unit is not None or o.space is not None or o.quantity != "latency":
+        raise BadInput("import table hat: it holds latencies of hat in ms; leave --unit, --space and --quantity out")
+    cost = hat.cost(o.source, part=o.column or "sum", sets=o.set, device=o.device)
+    cost.save(o.out)
+    part = {"sum": "encoder and decoder"}.get(cost.details["part"], f"the {cost.details['part']} alone")
+    _tell(cost, f"latency of hat ({cost.details['task']}, {part}) on {cost.stamp.device}")
+    print(f"written to {o.out}; use it with nas describe --cost NAME={o.out}")
+
+
+def _tell(cost, what):
+    fit = cost.details["fit"]
+    figures = f"mean error {fit['mape']:.1%}, Spearman {fit['spearman']:.3f}, within ±10 % {fit['within_10']:.0%}"
+    print(f"{what}, fitted to {fit['networks']} networks; on {fit['held_out']}: {figures}")
 
 
 def _profile(o, space):
