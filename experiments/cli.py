@@ -275,7 +275,7 @@ def specialize(
 
 @importer.command("arch")
 def import_arch(
-    form: Annotated[str, typer.Argument(metavar="FORMAT", help="nb201, genotype or named")],
+    form: Annotated[str, typer.Argument(metavar="FORMAT", help="nb201, genotype, named or hat")],
     source: Annotated[str, typer.Argument(help="the string, or a file that holds it; or a network's name")],
     width: Width = None,
     depth: Depth = None,
@@ -319,7 +319,7 @@ def import_table(
 @app.command()
 def export(
     config: Annotated[Path, typer.Argument(help="architecture config; for onnx also a folder that nas train wrote")],
-    to: Annotated[str, typer.Option(help="nb201, genotype or onnx")],
+    to: Annotated[str, typer.Option(help="nb201, genotype, hat or onnx")],
     space: Own = None,
     out: Out = None,
 ):

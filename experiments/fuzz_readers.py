@@ -38,7 +38,7 @@ from nas.plan import describe_space
 from nas.result import trial_rows
 from nas.search import search
 from nas.space import Macro
-from search_spaces import SPACES, darts, nasbench201
+from search_spaces import SPACES, darts, hat_format, nasbench201
 from search_spaces.genotype import parse, space_of, to_row
 from search_spaces.mobile_named import named
 from search_spaces.nasbench201 import from_string, to_string
@@ -51,6 +51,17 @@ GENOTYPE = (
     "normal_concat=[2, 3], reduce=[('max_pool_3x3', 0), ('avg_pool_3x3', 1), ('skip_connect', 2), "
     "('sep_conv_5x5', 1)], reduce_concat=range(2, 4))"
 )
+TRANSLATOR = """encoder-embed-dim-subtransformer: 640
+decoder-embed-dim-subtransformer: 512
+encoder-layer-num-subtransformer: 6  # always
+decoder-layer-num-subtransformer: 2
+encoder-ffn-embed-dim-all-subtransformer: [1024, 3072, 3072, 2048, 512, 2048]
+decoder-ffn-embed-dim-all-subtransformer: [3072, 512]
+encoder-self-attention-heads-all-subtransformer: [4, 8, 4, 2, 4, 8]
+decoder-self-attention-heads-all-subtransformer: [8, 2]
+decoder-ende-attention-heads-all-subtransformer: [8, 4]
+decoder-arbitrary-ende-attn-all-subtransformer: [-1, 2]
+"""
 STAMP = Stamp("latency", "ms", "a phone", "made up", 1, "float32", config.macro_to_json(SMALL), "made up")
 ROW = np.asarray([3, 1, 2, 4, 0, 3], np.int32)
 
@@ -119,6 +130,7 @@ def _texts(folder: Path) -> list[Reader]:
 
     return [
         _text("genotype", folder, GENOTYPE, cell),
+        _text("hat's network", folder, TRANSLATOR, lambda text: hat_format.from_text(text, "wmt14ende")),
         _text("nb201 string", folder, to_string(ROW), from_string),
         _text("options", folder, "epochs=20 2h 32x32x3 phone=20ms 0.5s", words),
     ]

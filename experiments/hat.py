@@ -37,6 +37,7 @@ from search_spaces.hat import (
     TASKS,
     hat,
 )
+from search_spaces.hat_format import task_of
 
 # as a file's name has it -> what HAT says it is
 DEVICES = {
@@ -152,9 +153,8 @@ def named(path: Path, sets: list[str], device: str | None) -> tuple[SearchSpace,
     Raises:
         BadInput: neither says it, or a task that is not the one of the name.
     """
-    words = re.split(r"[^a-z0-9]+", path.name.lower())
+    words, told = re.split(r"[^a-z0-9]+", path.name.lower()), task_of(path.name)
     arguments = split_sets(parse_sets(sets), {"space": accepted(hat)})["space"]
-    told = next((word for word in words if word in TASKS), None)
     task = arguments.get("task", told)
     if task is None:
         known = ", ".join(TASKS)

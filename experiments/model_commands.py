@@ -36,8 +36,9 @@ from nas.space import Macro
 from nas.streams import STREAMS
 from nas.supernet import network_supernet
 from nas.text import text_of
-from search_spaces import SPACES
+from search_spaces import SPACES, hat_format
 from search_spaces.genotype import from_row, parse, space_of, to_row
+from search_spaces.hat import TASKS
 from search_spaces.mobile_named import named
 from search_spaces.nasbench201 import from_string, nasbench201, to_string
 
@@ -238,8 +239,10 @@ def import_arch(form, source, width, depth, classes, input_text, out):
         row = to_row(genotype, space)
     elif form == "named":
         space, row = named(source)
+    elif form == "hat":
+        space, row = _translator(source, text)
     else:
-        raise BadInput(f"import arch: no format '{form}'; {suggest(form, ('nb201', 'genotype', 'named'))}")
+        raise BadInput(f"import arch: no format '{form}'; {suggest(form, ('nb201', 'genotype', 'named', 'hat'))}")
     macro = space.macro
     shape = parse_shape(input_text) if input_text else macro.input
     macro = Macro(width or macro.width, depth or macro.depth, shape, classes or macro.classes)
@@ -251,6 +254,18 @@ def import_arch(form, source, width, depth, classes, input_text, out):
         return show(architecture.to_dict())
     architecture.save(out)
     print(f"written to {out}; see it with: nas describe {out}")
+
+
+def _translator(source, text):
+    """One of HAT's files; its name says the task."""
+    if not _is_file(source):
+        raise BadInput(
+            f"{source}: no such file; give a file of HAT, such as HAT_wmt14ende_titanxp@126.0ms_bleu@27.9.yml"
+        )
+    task = hat_format.task_of(Path(source).name)
+    if task is None:
+        raise BadInput(f"{source}: its name does not say which task it is of; it must have one of {', '.join(TASKS)}")
+    return hat_format.from_text(text, task)
 
 
 def _is_file(source):
@@ -272,8 +287,12 @@ def export(path, to, own, out):
         text = to_string(architecture.row)
     elif to == "genotype":
         text = str(from_row(architecture.row, architecture.space))
+    elif to == "hat":
+        if architecture.space.name != "hat":
+            raise BadInput(f"--to hat: the config is of space '{architecture.space.name}', not hat")
+        text = hat_format.to_text(architecture.space, architecture.row)
     else:
-        raise BadInput(f"--to: no format '{to}'; {suggest(to, ('nb201', 'genotype', 'onnx'))}")
+        raise BadInput(f"--to: no format '{to}'; {suggest(to, ('nb201', 'genotype', 'hat', 'onnx'))}")
     if out is None:
         return print(text)
     Path(out).write_text(text + "\n")

@@ -126,7 +126,9 @@ def network(net, macro: Macro, *, source: int | None = None):
     """From tokens (2 T,), source and target, to scores (T, vocabulary). Width and depth of the macro are not read."""
     if len(macro.input) != 1 or macro.input[0] % 2:
         shown = "x".join(map(str, macro.input))
-        raise BadInput(f"macro: input is {shown}; networks of 'hat' read a source and as long a target, an even number")
+        raise BadInput(
+            f"macro: input is {shown}; networks of 'hat' translate: source and as long a target, an even number"
+        )
     tokens, wide, narrow = macro.input[0] // 2, net.width("encoder_embed_dim"), net.width("decoder_embed_dim")
     layers = net.width("decoder_layer_num")
     if not isinstance(layers, int):

@@ -13,6 +13,7 @@ from nas.cost import load_cost
 from nas.errors import BadInput
 from search_spaces import SPACES
 from search_spaces.hat import ATTENDED, DECODER, hat
+from search_spaces.hat_format import to_text
 
 FEATURES = [
     "encoder_embed_dim",
@@ -188,6 +189,27 @@ def test_a_network_is_described_with_its_latency(nas, made_up, tmp_path):
     configs.Architecture(other, row, other.macro, other.macro).save(config)
     code, out, err = nas("describe", config, "--cost", f"titanxp={table}")
     assert code == 2 and not out and "made for another space" in err and err.count("\n") == 1
+
+
+def test_hat_s_file_of_a_network_is_imported_priced_and_exported(nas, made_up, tmp_path):
+    path, rows, latencies = made_up
+    theirs, config, table = tmp_path / "HAT_wmt14ende_x@9ms.yml", tmp_path / "arch.json", tmp_path / "a.json"
+    theirs.write_text(to_text(hat(), rows[0]))
+    reader.cost(path).save(table)
+    code, _, err = nas("import", "arch", "hat", theirs, "--out", config)
+    assert not code, err
+    code, out, _ = nas("describe", config, "--cost", f"titanxp={table}", "--json")
+    assert not code and json.loads(out)["cost"][0]["value"] == pytest.approx(latencies[0].sum())
+    code, out, _ = nas("export", config, "--to", "hat")
+    assert not code and out.strip() == theirs.read_text()
+    plain = tmp_path / "mine.yml"
+    plain.write_text(theirs.read_text())
+    for source, says in ((plain, "does not say which task"), (tmp_path / "nothing.yml", "no such file")):
+        code, out, err = nas("import", "arch", "hat", source)
+        assert code == 2 and not out and says in err and err.count("\n") == 1
+    nas("import", "arch", "named", "mobilenet_v3_small", "--out", tmp_path / "v3.json")
+    code, out, err = nas("export", tmp_path / "v3.json", "--to", "hat")
+    assert code == 2 and "not hat" in err
 
 
 def test_names_that_say_nothing_are_asked_for(nas, made_up, tmp_path):

@@ -14,6 +14,7 @@ from nas.mixed import mixed_supernet
 from nas.network import apply_layers
 from nas.space import Macro
 from search_spaces.hat import DECODER, QKV, TASKS, hat
+from search_spaces.hat_format import from_text, task_of, to_text
 
 SMALL = Macro(1, 1, (8,), 20)
 # HAT_wmt14ende_raspberrypi@6.9s_bleu@28.4 of its repository: 48 million parameters in the paper, tables not counted
@@ -125,6 +126,58 @@ def test_attended_encoder_layers_are_the_last_ones():
         read = layers[at].inputs if layers[at].op == "join" else (at,)
         assert [layers[i].name for i in read] == [f"encoder.{n}.feed_forward.layer_norm" for n in names]
         assert kv.output_shape == (30 * len(names), 2 * QKV)
+
+
+# the same network in HAT's own words, with the entries beyond its depth that HAT's search leaves
+FILE = """
+encoder-embed-dim-subtransformer: 512
+decoder-embed-dim-subtransformer: 512
+
+encoder-ffn-embed-dim-all-subtransformer: [3072, 3072, 3072, 3072, 3072, 3072]
+decoder-ffn-embed-dim-all-subtransformer: [2048, 2048, 3072, 3072, 2048, 3072]
+
+encoder-layer-num-subtransformer: 6
+decoder-layer-num-subtransformer: 5
+
+encoder-self-attention-heads-all-subtransformer: [8, 4, 8, 8, 8, 8]
+decoder-self-attention-heads-all-subtransformer: [8, 8, 8, 4, 8]
+decoder-ende-attention-heads-all-subtransformer: [4, 8, 8, 8, 8]
+
+# -1: the last encoder layer alone
+decoder-arbitrary-ende-attn-all-subtransformer: [-1, 1, 1, 1, -1]
+"""
+
+
+def test_hat_s_file_of_a_network_is_read_and_written():
+    space, row = from_text(FILE, "wmt14ende")
+    assert space.arguments["task"] == "wmt14ende" and np.array_equal(row, encoded(hat(), 512, 512, **PUBLISHED))
+    for other in np.asarray(space.sample(jax.random.key(3), 5)):
+        assert np.array_equal(from_text(to_text(space, other), "wmt14ende")[1], other)
+    assert task_of("HAT_wmt14ende_titanxp@126.0ms_bleu@27.9.yml") == "wmt14ende" and task_of("mine.yml") is None
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("decoder-layer-num-subtransformer: 5\n", "", "line 'decoder-layer-num-subtransformer: ...' is missing"),
+        ("decoder-layer-num-subtransformer: 5", "decoder-layer-num-subtransformer: 9", "has 6 entries; there are 9"),
+        ("decoder-layer-num-subtransformer: 5", "decoder-layer-num-subtransformer: 0", "'decoder_layer_num' is 0"),
+        ("[8, 8, 8, 4, 8]", "[8, 8, 8, 4]", "has 4 entries; there are 5 layers"),
+        ("[8, 8, 8, 4, 8]", "[8, 8, 8, 4, 16]", "'decoder_4_self_attention_heads' is 16"),
+        ("[8, 8, 8, 4, 8]", "8", "must be a list of whole numbers"),
+        ("[8, 8, 8, 4, 8]", "[8, 8, 8, true, 8]", "must be a list of whole numbers"),
+        ("encoder-layer-num-subtransformer: 6", "encoder-layer-num-subtransformer: 4", "networks of HAT have 6"),
+        ("encoder-embed-dim-subtransformer: 512", "encoder-embed-dim-subtransformer: !!x", "must be a whole number"),
+        ("encoder-embed-dim-subtransformer", "encoder-embed-dims-subtransformer", "did you mean 'encoder-embed-dim'"),
+        ("encoder-embed-dim", "decoder-embed-dim", "line 3: 'decoder-embed-dim' is there twice"),
+        ("# -1:", "-1:", "is no line of a network"),
+    ],
+)
+def test_a_file_of_something_else_is_one_line(old, new, says):
+    assert FILE.count(old) == 1
+    with pytest.raises(BadInput) as refused:
+        from_text(FILE.replace(old, new), "wmt14ende")
+    assert says in str(refused.value) and "\n" not in str(refused.value)
 
 
 def test_what_there_is_not_is_one_line():
