@@ -37,6 +37,7 @@ def options() -> argparse.Namespace:
     made.add_argument("--networks", type=int, default=12, help="compared with training alone")
     made.add_argument("--measured", type=int, default=60, help="sub-networks that the predictor is fitted to")
     made.add_argument("--rounds", type=int, default=15, help="of timing on this machine")
+    made.add_argument("--rule", default="single_stage", choices=("single_stage", "progressive"), help="for the devices")
     made.add_argument("--distillation", type=float, default=1.0, help="weight of the teacher's loss")
     made.add_argument("--seed", type=int, default=0)
     made.add_argument("--data", default="cifar10")
@@ -61,17 +62,19 @@ def main() -> None:
         sharing = Sharing(space, partial(once_for_all, space, rule=rule, **settings), data, recipe, macro)
         return inherited(sharing, sharing.train(o.seed, o.out / f"{rule}.safetensors"), notes, rule)
 
-    rows, of_shared = spread(space, macro, o.networks, o.seed), shared("progressive", distillation=o.distillation)
+    rules = {"progressive": {"distillation": o.distillation}, "single_stage": {"sampled": 2}}
+    rows, of_shared = spread(space, macro, o.networks, o.seed), shared(o.rule, **rules[o.rule])
     more = np.asarray(space.sample(jax.random.key(o.seed + 1), o.measured))
     known = np.concatenate([rows, more]), [of_shared(row)["accuracy"] for row in (*rows, *more)]
     found = specialised(space, *known, devices(space, o.rounds, o.out), of_shared, o.seed)
     write_json(o.out / "specialised.json", found)
     draw(found, o.out / "devices.png")
     print(f"report: {write_report(o.out)}", flush=True)
-    single, train_alone = shared("single_stage", sampled=2), alone(space, data, recipe, macro, o.seed, notes)
+    of_rule, train_alone = {o.rule: of_shared}, alone(space, data, recipe, macro, o.seed, notes)
+    of_rule |= {rule: shared(rule, **settings) for rule, settings in rules.items() if rule != o.rule}
     accuracies = {
-        "a": [of_shared(row) for row in rows],
-        "c": [single(row) for row in rows],
+        "a": [of_rule["progressive"](row) for row in rows],
+        "c": [of_rule["single_stage"](row) for row in rows],
         "b'": [train_alone(row, max(1, o.epochs // o.networks)) for row in rows],
         "b": [train_alone(row, o.epochs) for row in rows],
     }

@@ -22,7 +22,7 @@ def tiny():
     options = {"kernel": (3, 5), "expand": (1.5, 2, 3), "layers": (1, 2)}
     return mobile_space("tiny", Frame(8, (Stage(8, 2, 2, {}, options),), head=16), macro=Macro(8, 1, (8, 8, 1), 10))
 """
-SIZES = {"epochs": 60, "batch": 32, "searcher": "random_search"}
+SIZES = {"rule": "progressive", "epochs": 60, "batch": 32, "searcher": "random_search"}
 SEARCH = (
     ["search", "--space", "tiny_space:tiny", "--strategy", "once_for_all", "--executor", "local", "--trials", "2"]
     + ["--data-limit", "320", "--seed", "3"]

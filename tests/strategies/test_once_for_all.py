@@ -24,12 +24,12 @@ from nas.sharing import Inherited, Sharing
 from nas.space import Macro
 from search_spaces import nasbench201, ofa_mbv3
 from search_spaces.mobile import Frame, Stage, mobile_space
-from strategies.once_for_all import _phases, once_for_all
+from strategies.once_for_all import RULES, _phases, once_for_all
 
 OPTIONS = {"kernel": (3, 5), "expand": (1.5, 2, 3), "layers": (1, 2)}
 SPACE = mobile_space("elastic", Frame(8, (Stage(8, 2, 2, {}, OPTIONS),), head=16), macro=Macro(8, 1, (8, 8, 1), 10))
 RECIPE = Recipe(epochs=12, batch=32, learning_rate=0.05, gradient_clip=0, weight_decay=0, momentum=0)
-MAKE = partial(once_for_all, SPACE, macro=SPACE.macro, teacher=0.1)
+MAKE = partial(once_for_all, SPACE, macro=SPACE.macro, rule="progressive", teacher=0.1)
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +142,7 @@ def test_a_checkpoint_of_any_phase_holds_all_that_a_resume_needs(trained, tmp_pa
 def test_accuracy_is_measured_with_statistics_of_its_own(trained):
     """And beside it what the shared ones would give."""
     data = load("digits", limit=64)
-    sharing = Sharing(SPACE, partial(once_for_all, SPACE), data, RECIPE, SPACE.macro)
+    sharing = Sharing(SPACE, partial(once_for_all, SPACE, rule="progressive"), data, RECIPE, SPACE.macro)
     _, _, shared = trained
     row = extreme(SPACE, share(SPACE, SPACE.macro).kinds, largest=False)
     (metrics,) = Inherited(sharing, [shared])()(Job(0, row))
@@ -229,6 +229,11 @@ else:
         [sys.executable, "-c", code], env=os.environ | environment, capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_each_rule_has_a_number_of_networks_of_its_own():
+    sampled = {rule: MAKE(recipe=RECIPE, steps=24, rule=rule).arguments["sampled"] for rule in RULES}
+    assert sampled == {"single_stage": 2, "progressive": 4, "sandwich": 4}
 
 
 @pytest.mark.parametrize(
