@@ -9,6 +9,7 @@ Beside it stands what summing operations timed alone gives, as it is and scaled 
 import argparse
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,6 +25,7 @@ from hw_models.networks import measure_networks
 from hw_models.runtimes import RUNTIMES, pin
 from nas.plots import COLOURS, finish
 from nas.space import Macro
+from nas.unread import leave_out
 from search_spaces import SPACES
 
 TESTED, REPEATED = 100, 30
@@ -58,12 +60,16 @@ def study(runtime: str, name: str, folder: Path, fitted: int, rounds: int) -> Te
         (f"fitted to {len(train)} (the same {len(few)})", agreement(cost(rows[few]), ms[few])),
         (f"fitted to {len(train)} ({len(test)} others)", agreement(cost(rows[test]), ms[test])),
     ]
-    summed = measure(space, macro, networks=0, path=where("blocks"), **options)(rows)
+    alone = measure(space, macro, networks=0, path=where("blocks"), **options)
+    summed = alone(rows)
     line = np.polynomial.Polynomial.fit(summed[train], ms[train], 1, w=1 / ms[train])
     found += [
         (f"operations alone, summed ({len(test)} others)", agreement(summed[test], ms[test])),
         (f"the same, scaled to the {len(train)}", agreement(line(summed[test]), ms[test])),
     ]
+    if space.readers:
+        left = replace(alone, factors=leave_out(space, alone.factors))
+        found.append(("summed without what nobody reads", agreement(left(rows[test]), ms[test])))
     stamp, spread = first.stamp, float(np.median(first.spread))
     head = f"{name}, width {macro.width}, depth {macro.depth}, batch {stamp.batch}, {stamp.dtype}: {stamp.device}"
     table = Table("", "Spearman", "within ±5 %", "within ±10 %", "mean error", title=f"{head}, {stamp.runtime}")

@@ -6,6 +6,9 @@ decision, and *pairs*, of two. Shares and noise are those of the smallest leave-
 PRESS statistic; Hastie, Tibshirani and Friedman, The Elements of Statistical Learning, section 7.10). Errors are
 relative throughout: a network of 90 ms and one of 5 ms count alike.
 
+Where a space says who reads what (`SearchSpace.readers`), the same is tried on rows without the choices that nobody
+reads, as XLA runs them.
+
 Solved in the dual (n x n for n networks), so that pairs of many decisions cost nothing.
 """
 
@@ -21,6 +24,7 @@ from nas.cost import Cost, Factor, Stamp, factor_groups, sample_rows
 from nas.errors import BadInput
 from nas.space import SearchSpace
 from nas.summary import spearman
+from nas.unread import leave_out, without_unread
 
 # shares of tied, single and pair terms in the prior variance; each one more complex than those before it
 SHARES = (
@@ -28,7 +32,9 @@ SHARES = (
     ((0.96, 0.03, 0.01), (0.9, 0.05, 0.05), (0.7, 0.2, 0.1), (0.3, 0.4, 0.3), (0.0, 0.5, 0.5)),
 )
 NOISE = np.logspace(-6, 1.5, 16)  # variance of the noise, in that of the terms
-WORTH = 0.97  # pairs are taken where they bring the leave-one-out error below this share of the one without them
+# pairs, and leaving out what nobody reads, are taken where they bring the leave-one-out error below this share of the
+# one without
+WORTH = 0.97
 LEAST = 8  # networks below which nothing can be held out
 MOST = 1000  # networks in one regression: more of them change little, and the rest tells how good the table is
 NEAR_ZERO = 0.05  # of the median: a figure below it is a run that failed or was cut short
@@ -39,11 +45,19 @@ PLAUSIBLE = {"latency": (0.02, 60_000.0), "energy": (0.005, 1e6), "memory": (1e3
 
 @dataclass(frozen=True)
 class Settings:
-    """What the regression has chosen: shares of the kinds of term, noise, and the leave-one-out error."""
+    """What the regression has chosen.
+
+    Attributes:
+        shares: of the kinds of term.
+        noise: its variance.
+        error: leave-one-out.
+        unread: whether choices that nobody reads are priced at nothing, see `nas.unread`.
+    """
 
     shares: tuple[float, float, float]
     noise: float
     error: float
+    unread: bool = False
 
 
 def fit(
@@ -99,6 +113,7 @@ def fit(
         **held_out,
         "shares": {"tied": tied, "single": single, "pairs": pairs},
         "noise": chosen.noise,
+        "unread_left_out": chosen.unread,
     }
     note = f"fitted to {len(train)} networks measured whole, the error is of {how}"
     source = f"{stamp.source}; {note}" if stamp.source else note
@@ -155,26 +170,36 @@ def regress(space: SearchSpace, rows: np.ndarray, values: np.ndarray) -> tuple[f
         BadInput: every setting prices some network of the space below zero.
     """
     terms = Terms(space)
-    kernels = terms.kernels(rows)
     drawn = np.concatenate([rows, sample_rows(space, 2000)])
     # relative errors: value / value = (base + terms) / value
-    weights = values.mean() / values
+    weights, scale = values.mean() / values, values.mean()
+    ways = [(False, rows), *([(True, without_unread(space, rows))] if space.readers else [])]
+    ranked = [[(given, *one) for one in _ranked(terms, given, weights, unread)] for unread, given in ways]
+    if len(ranked) == 2 and ranked[1][0][1].error < WORTH**2 * ranked[0][0][1].error:
+        ranked.reverse()
+    for given, chosen, base, alpha in itertools.chain(*ranked):
+        found = _lowest_at_zero(base * scale, terms.factors(given, alpha * scale, chosen.shares))
+        cost = Cost(_UNSTAMPED, found[0], leave_out(space, found[1]) if chosen.unread else found[1])
+        disjoint = not chosen.shares[2] and terms.disjoint
+        if (cost.base if disjoint else cost(drawn).min()) > 0:
+            return cost.base, cost.factors, replace(chosen, error=math.sqrt(chosen.error))
+    raise BadInput("fit: every table fitted prices some networks below zero; measure more networks, or check the unit")
+
+
+def _ranked(terms, rows, weights, unread):
+    """(settings, base, alpha), the smallest leave-one-out error first, but that pairs must be worth their tables."""
+    kernels = terms.kernels(rows)
     found: list[list[tuple[Settings, float, np.ndarray]]] = []
     for shares in SHARES[: 2 if terms.paired else 1]:
         found.append([])
         for share in shares:
             kernel = np.tensordot(np.asarray(share), np.stack(kernels), 1)
-            found[-1] += [(Settings(share, *head), base, alpha) for *head, base, alpha in ridge(kernel, weights)]
+            for noise, error, base, alpha in ridge(kernel, weights):
+                found[-1].append((Settings(share, noise, error, unread), base, alpha))
     ranked = [sorted(some, key=lambda one: one[0].error) for some in found]
     if len(ranked) == 2 and ranked[1][0][0].error < WORTH**2 * ranked[0][0][0].error:
         ranked.reverse()
-    for chosen, base, alpha in itertools.chain(*ranked):
-        scale = values.mean()
-        cost = Cost(_UNSTAMPED, *_lowest_at_zero(base * scale, terms.factors(rows, alpha * scale, chosen.shares)))
-        disjoint = not chosen.shares[2] and terms.disjoint
-        if (cost.base if disjoint else cost(drawn).min()) > 0:
-            return cost.base, cost.factors, replace(chosen, error=math.sqrt(chosen.error))
-    raise BadInput("fit: every table fitted prices some networks below zero; measure more networks, or check the unit")
+    return itertools.chain(*ranked)
 
 
 _UNSTAMPED = Stamp("latency", "ms", "", "", 1, "", {}, "")

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -33,8 +34,16 @@ def write_atomic(path: str | os.PathLike, content: bytes | str) -> None:
 
 
 def to_json(value: Any, *, indent: int | None = 1) -> str:
-    """Strict JSON: numpy scalars and arrays become numbers and lists, NaN and infinities null."""
-    return json.dumps(_plain(value), indent=indent, allow_nan=False)
+    """Strict JSON: numpy scalars and arrays become numbers and lists, NaN and infinities null.
+
+    With an indent, a list of numbers stands on one line.
+    """
+    text = json.dumps(_plain(value), indent=indent, allow_nan=False)
+    return _NUMBERS.sub(lambda found: "[" + " ".join(found[1].split()) + "]", text)
+
+
+# a line ends inside of the brackets, so it is none of a string's; no string and no other list within
+_NUMBERS = re.compile(r"\[\n\s*(-?\d[^][{}\"]*?)\n\s*\]")
 
 
 def _plain(value):

@@ -95,6 +95,8 @@ class SearchSpace:
             `network` gives.
         factors: groups of decision indices such that parameters, multiply-accumulates and measured block times add
             over the groups. Default: each decision alone. Checked when a cost is tabulated.
+        readers: for each decision the later ones that alone read the result of its choice, () where the network itself
+            does. One whose option is ``none`` reads nothing. For tables of what drops the unread, see `nas.unread`.
         arguments: what the factory was called with (JSON), so that a config can call it again.
         sample_of: ``(uniform float32[L]) -> int32[L]``, another distribution for `sample`.
         relaxation_of: ``(space) -> Relaxation``, the edges and operations that differentiable methods search in.
@@ -112,6 +114,7 @@ class SearchSpace:
     key_of: Callable[[Row], Row] | None = None
     supernet_of: "Callable[[SearchSpace, Macro], Supernet] | None" = None
     factors: tuple[tuple[int, ...], ...] | None = None
+    readers: tuple[tuple[int, ...], ...] | None = None
     arguments: Mapping[str, Any] = field(default_factory=dict)
     sample_of: Callable[[jax.Array], Row] | None = None
     relaxation_of: "Callable[[SearchSpace], Relaxation] | None" = None

@@ -32,6 +32,7 @@ def nasbench201(width: int = 16, depth: int = 5) -> SearchSpace:
         network=network,
         macro=Macro(width=width, depth=depth, input=(32, 32, 3), classes=10),
         key_of=lambda row: jnp.asarray(_canonical())[_index(row)],
+        readers=tuple(tuple(i for i, (source, _) in enumerate(EDGES) if source == b) for _, b in EDGES),
         relaxation_of=lambda space: plain_relaxation(space)._replace(nodes=tuple(f"node_{b}" for _, b in EDGES)),
     )
 

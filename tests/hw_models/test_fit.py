@@ -11,6 +11,7 @@ from hw_models.fit import NOISE, Terms, agreement, fit, regress, ridge, usable
 from nas.cost import Cost, Stamp, load_cost
 from nas.errors import BadInput
 from nas.space import Decision, Macro, SearchSpace, all_rows
+from nas.unread import without_unread
 from search_spaces.nasbench201 import from_string, nasbench201
 
 STAMP = Stamp("latency", "ms", "a phone", "", 1, "float32", {}, "made up")
@@ -64,6 +65,18 @@ def test_decisions_of_equal_options_learn_from_each_other():
     base, factors, chosen = regress(space, rows[:10], values[:10])
     np.testing.assert_allclose(Cost(STAMP, base, factors)(rows[10:]), values[10:], rtol=0.01)
     assert chosen.shares[0] == 1.0
+
+
+def test_what_nobody_reads_is_left_out_where_the_device_leaves_it_out_and_only_there():
+    space = nasbench201()
+    rows = np.random.default_rng(1).integers(0, 5, (400, 6)).astype(np.int32)
+    price = np.asarray([0.0, 0.1, 1.0, 3.0, 0.5])
+    for leaves_out in (True, False):
+        run = without_unread(space, rows) if leaves_out else rows
+        values = (2.0 + price[run].sum(1)) * np.random.default_rng(2).normal(1, 0.02, len(rows))
+        base, factors, chosen = regress(space, rows[:100], values[:100])
+        assert chosen.unread == leaves_out
+        assert agreement(Cost(STAMP, base, factors)(rows[100:]), values[100:])["mape"] < 0.025
 
 
 def test_the_leave_one_out_error_is_that_of_leaving_one_out():

@@ -14,16 +14,19 @@ from nas.cost import load_cost, sample_rows
 from nas.errors import BadInput
 from search_spaces.nasbench201 import from_string, nasbench201
 
-TABLES = sorted((Path(hw_models.__file__).parent / "tables").glob("nasbench201_*.json"))
+FOUND = sorted((Path(hw_models.__file__).parent / "tables").glob("nasbench201_*.json"))
+OWN = [path for path in FOUND if "epyc" in path.stem]  # measured with `nas measure`
+TABLES = [path for path in FOUND if path not in OWN]
 SOURCES = {"latency_help.csv.gz": gzip.open, "latency_nnmeter_2000.csv": open}
 
 
-@pytest.mark.parametrize("path", TABLES, ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", FOUND, ids=lambda p: p.stem)
 def test_a_table_names_its_source_and_error(path):
     space = nasbench201()
     cost = load_cost(path, space)
     stamp = cost.stamp
-    assert "MIT licence" in stamp.device and "networks measured whole" in stamp.source and 0 < stamp.error < 0.2
+    assert path in OWN or "MIT licence" in stamp.device
+    assert "networks measured whole" in stamp.source and 0 < stamp.error < 0.2
     assert stamp.macro == {"width": 16, "depth": 5, "input": [32, 32, 3], "classes": 10} and stamp.batch == 1
     assert cost(sample_rows(space, 500)).min() > 0
     assert read_costs([f"phone=table:{path.stem}"], space, None)["phone"].stamp == stamp
