@@ -6,6 +6,9 @@ latencies of one of them, or of their average; the part of those that tied optio
 terms have to tell everything, as in a regression on the few networks by themselves. Shapes are sums over the space's
 factors and pairs of them, fitted to all known networks, so that they hold what a device does and not its noise.
 
+Where the space says who reads what, a network is taken as it is or without the choices that nobody reads, as XLA and
+TFLite run it: two hypotheses, the second with a prior chance of `LEFT_OUT`.
+
 How much each shape, the terms and the noise are trusted has a prior that is learnt by leaving the known devices out one
 at a time, together with all of the same chip, and the few measurements weigh it (Bayesian model averaging; Hoeting et
 al., Statistical Science 1999). ``python -m experiments.bench_transfer`` says how good that is.
@@ -24,11 +27,13 @@ import numpy as np
 from hw_models.fit import Terms, usable
 from nas.errors import BadInput
 from nas.space import SearchSpace
+from nas.unread import without_unread
 
 SHARES = np.asarray([0.0003, 0.003, 0.03, 0.3, 3.0])  # variance of the terms, in squares of the new device's mean
 NOISE = np.asarray([0.0003, 0.0008, 0.002, 0.005, 0.013, 0.035, 0.09, 0.22])  # relative deviations
 OPEN = 0.05  # of the prior is spread over all settings, for a device unlike any known one
 LEARN_ON = 40  # networks of each known device that the prior is learnt from
+LEFT_OUT = 0.1  # prior chance that a device leaves out what nobody reads
 KINDS = 5  # of shape: a device, the average, the tied part of either, none
 PER_TERM, RIDGE = 2, 0.01  # networks for each term of a pair, below which there are none; keeps sums determined
 LEAST = 5  # measured networks
@@ -61,12 +66,15 @@ class Known:
         shapes: float64[M, N], relative latencies less one, see `_shapes`.
         tied: float64[N, F], features of the tied terms.
         prior: float64[M, len(SHARES), len(NOISE)], sums to one.
+        left: int[N], which of the networks is left of each without the choices that nobody reads (`nas.unread`); None
+            where the space knows of none, or not all of those are here.
     """
 
     rows: np.ndarray
     shapes: np.ndarray
     tied: np.ndarray
     prior: np.ndarray
+    left: np.ndarray | None = None
 
 
 def learn(space: SearchSpace, rows: np.ndarray, values: np.ndarray, chips: Sequence[str], *, seed: int = 0) -> Known:
@@ -106,7 +114,15 @@ def learn(space: SearchSpace, rows: np.ndarray, values: np.ndarray, chips: Seque
     prior = (1 - OPEN) * total / total.sum() + OPEN / total.size
     shapes, kinds, chance = _shapes(relative, tied, chips)
     each = prior[kinds] * chance[:, None, None]
-    return Known(rows, shapes, tied, each / each.sum())
+    return Known(rows, shapes, tied, each / each.sum(), _left(space, rows))
+
+
+def _left(space: SearchSpace, rows: np.ndarray) -> np.ndarray | None:
+    if not space.readers:
+        return None
+    at = {row.tobytes(): i for i, row in enumerate(rows)}
+    found = [at.get(row.tobytes(), -1) for row in without_unread(space, rows)]
+    return np.asarray(found) if min(found) >= 0 else None
 
 
 def predict(known: Known, places: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, float]:
@@ -125,14 +141,20 @@ def predict(known: Known, places: np.ndarray, values: np.ndarray) -> tuple[np.nd
         raise BadInput(f"transfer: {len(values)} measured networks are too few; measure at least {LEAST}, better 10")
     if not usable(values).all():
         raise BadInput("transfer: some figures are missing, negative or near zero; measure these networks again")
-    evidence, base, dual, left_out = _solve(values, known.tied[places], 1 + known.shapes[:, places])
-    weight = np.log(known.prior) + evidence
-    weight = np.exp(weight - weight.max())
-    weight /= weight.sum()
-    terms = np.einsum("msg,s,msgn->n", weight, SHARES, dual) @ known.tied[places]
-    found = np.einsum("msg,msg->m", weight, base) @ (1 + known.shapes) + known.tied @ terms
-    error = np.abs(np.einsum("msg,msgn->n", weight, left_out)).mean()
-    return np.maximum(found * values.mean(), 0.2 * values.min()), float(error)
+    every = np.arange(len(known.rows))
+    ways = [every] if known.left is None else [every, known.left]
+    solved = [_solve(values, known.tied[way[places]], 1 + known.shapes[:, way[places]]) for way in ways]
+    chances = (1 - LEFT_OUT, LEFT_OUT)
+    weights = [np.log(known.prior * chance) + one[0] for one, chance in zip(solved, chances, strict=False)]
+    most = max(weight.max() for weight in weights)
+    weights = [np.exp(weight - most) for weight in weights]
+    whole = sum(weight.sum() for weight in weights)
+    found, left_out = np.zeros(len(every)), np.zeros(len(values))
+    for way, weight, (_, base, dual, errors) in zip(ways, weights, solved, strict=True):
+        terms = np.einsum("msg,s,msgn->n", weight / whole, SHARES, dual) @ known.tied[way[places]]
+        found += np.einsum("msg,msg->m", weight / whole, base) @ (1 + known.shapes[:, way]) + known.tied[way] @ terms
+        left_out += np.einsum("msg,msgn->n", weight / whole, errors)
+    return np.maximum(found * values.mean(), 0.2 * values.min()), float(np.abs(left_out).mean())
 
 
 def choose(known: Known, n: int) -> np.ndarray:
