@@ -4,8 +4,11 @@ import gc
 import os
 from pathlib import Path
 
-# most of the suite's time is the compilation of programs that run once; a test promises figures, not speed
+# most of the suite's time is the compilation of programs that run once; a test promises figures, not speed. In the
+# environment, so that workers and commands share it: a program from the cache may round otherwise than one without
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false")
+os.environ["JAX_COMPILATION_CACHE_DIR"] = str(Path(__file__).resolve().parent.parent / ".cache" / "jax-tests")
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.05"
 
 import jax
 import pytest
@@ -13,9 +16,6 @@ import pytest
 from nas.space import Decision, Macro, SearchSpace
 
 ROOT = Path(__file__).resolve().parent.parent
-
-jax.config.update("jax_compilation_cache_dir", os.environ.get("NAS_TEST_CACHE", str(ROOT / ".cache" / "jax-tests")))
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -74,7 +74,7 @@ def test_phases_are_those_of_the_authors_code():
     """Epochs, networks a step, and rates; theirs are for gradients added over networks and two losses, on 32 GPUs."""
     space = ofa_mbv3(resolutions=(224,))
     defaults = {name: p.default for name, p in inspect.signature(once_for_all).parameters.items()}
-    settings = [defaults[name] for name in ("teacher", "sampled", "shrinking_rate")]
+    settings = defaults["teacher"], MAKE(recipe=RECIPE, steps=24).arguments["sampled"], defaults["shrinking_rate"]
     found = _phases(space, share(space, space.macro).kinds, 605, *settings)
     lengths, networks = [180, 125, 25, 125, 25, 125], [1, 1, 2, 2, 4, 4]
     rates = [
@@ -209,7 +209,8 @@ stage = Stage(8, 1, 2, {}, {"kernel": (3, 5), "expand": (1, 2)})
 space = mobile_space("elastic", Frame(8, (stage,), head=16), macro=Macro(8, 1, (8, 8, 1), 10))
 data, found = load("digits", limit=128), []
 for devices in (1, 2):
-    sharing = Sharing(space, partial(once_for_all, space), data, Recipe(epochs=6, batch=32), devices=devices)
+    rule = partial(once_for_all, space, rule="progressive")
+    sharing = Sharing(space, rule, data, Recipe(epochs=6, batch=32), devices=devices)
     shared = sharing.train(0)
     assert sum(len(entry["events"]) for entry in shared.record) == 2  # kernels, ratios
     found.append(sharing.method.shared(shared.state))
