@@ -7,7 +7,7 @@ import numpy as np
 
 from experiments.arch_rows import table_rows
 from hw_models.fit import agreement, fit, usable
-from hw_models.transfer import LEAST, SIMULATED, Known, chip_of, choose, learn, predict
+from hw_models.transfer import LEAST, SIMULATED, Known, chip_of, choose, learn, left_out_by, predict
 from nas.cost import Cost, Stamp
 from nas.errors import BadInput
 from nas.space import SearchSpace
@@ -52,7 +52,7 @@ def places_of(known: Known, rows: np.ndarray, where: str) -> np.ndarray:
 
 def table(space: SearchSpace, known: Known, places: np.ndarray, values: np.ndarray, stamp: Stamp) -> Cost:
     """The table of the new device: fitted to what is predicted for the known networks."""
-    predicted, error = predict(known, places, values)
+    predicted, error = predict(known, places, values, left_out=left_out_by(stamp.runtime))
     made = fit(space, known.rows, predicted, stamp, hold_out=False)
     off = float(np.mean(np.abs(made(known.rows) / predicted - 1)))
     source = f"{stamp.source}; transferred from known devices by {len(values)} measured networks"
@@ -69,7 +69,8 @@ def draws(space: SearchSpace, known: Known, places, values, stamp: Stamp, sample
 
     def test(train: np.ndarray) -> dict[str, float]:
         rest = np.setdiff1d(np.arange(len(values)), train)
-        return agreement(predict(known, places[train], values[train])[0][places[rest]], values[rest])
+        predicted, _ = predict(known, places[train], values[train], left_out=left_out_by(stamp.runtime))
+        return agreement(predicted[places[rest]], values[rest])
 
     each, alone = [], []
     for draw in range(seed, seed + seeds):

@@ -7,7 +7,7 @@ terms have to tell everything, as in a regression on the few networks by themsel
 factors and pairs of them, fitted to all known networks, so that they hold what a device does and not its noise.
 
 Where the space says who reads what, a network is taken as it is or without the choices that nobody reads, as XLA and
-TFLite run it: two hypotheses, the second with a prior chance of `LEFT_OUT`.
+TFLite run it: two hypotheses, the second with a prior chance that the runtime's name gives (`left_out_by`).
 
 How much each shape, the terms and the noise are trusted has a prior that is learnt by leaving the known devices out one
 at a time, together with all of the same chip, and the few measurements weigh it (Bayesian model averaging; Hoeting et
@@ -33,7 +33,10 @@ SHARES = np.asarray([0.0003, 0.003, 0.03, 0.3, 3.0])  # variance of the terms, i
 NOISE = np.asarray([0.0003, 0.0008, 0.002, 0.005, 0.013, 0.035, 0.09, 0.22])  # relative deviations
 OPEN = 0.05  # of the prior is spread over all settings, for a device unlike any known one
 LEARN_ON = 40  # networks of each known device that the prior is learnt from
-LEFT_OUT = 0.03  # prior chance that a device leaves out what nobody reads
+# prior chance that a device leaves out what nobody reads, and where its runtime is one that does (nn-Meter's devices,
+# and XLA here)
+LEFT_OUT, LEFT_OUT_BY_THESE = 0.03, 0.97
+LEAVES_OUT = ("tflite", "xla", "openvino")
 KINDS = 5  # of shape: a device, the average, the tied part of either, none
 PER_TERM, RIDGE = 2, 0.01  # networks for each term of a pair, below which there are none; keeps sums determined
 LEAST = 5  # measured networks
@@ -125,13 +128,21 @@ def _left(space: SearchSpace, rows: np.ndarray) -> np.ndarray | None:
     return np.asarray(found) if min(found) >= 0 else None
 
 
-def predict(known: Known, places: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, float]:
+def left_out_by(runtime: str) -> float:
+    """Prior chance that a runtime, by the name in a stamp, leaves out what nobody reads."""
+    return LEFT_OUT_BY_THESE if any(name in runtime.lower() for name in LEAVES_OUT) else LEFT_OUT
+
+
+def predict(
+    known: Known, places: np.ndarray, values: np.ndarray, *, left_out: float = LEFT_OUT
+) -> tuple[np.ndarray, float]:
     """(latency float64[N] of every known network on the new device, its leave-one-out relative error).
 
     Args:
         known: what `learn` gave.
         places: int[n], which of the known networks were measured.
         values: float64[n], in the unit that comes back.
+        left_out: prior chance that the device leaves out what nobody reads, see `left_out_by`.
 
     Raises:
         BadInput: too few measurements, or some that are not `usable`.
@@ -144,17 +155,17 @@ def predict(known: Known, places: np.ndarray, values: np.ndarray) -> tuple[np.nd
     every = np.arange(len(known.rows))
     ways = [every] if known.left is None else [every, known.left]
     solved = [_solve(values, known.tied[way[places]], 1 + known.shapes[:, way[places]]) for way in ways]
-    chances = (1 - LEFT_OUT, LEFT_OUT)
+    chances = (1 - left_out, left_out)
     weights = [np.log(known.prior * chance) + one[0] for one, chance in zip(solved, chances, strict=False)]
     most = max(weight.max() for weight in weights)
     weights = [np.exp(weight - most) for weight in weights]
     whole = sum(weight.sum() for weight in weights)
-    found, left_out = np.zeros(len(every)), np.zeros(len(values))
+    found, off = np.zeros(len(every)), np.zeros(len(values))
     for way, weight, (_, base, dual, errors) in zip(ways, weights, solved, strict=True):
         terms = np.einsum("msg,s,msgn->n", weight / whole, SHARES, dual) @ known.tied[way[places]]
         found += np.einsum("msg,msg->m", weight / whole, base) @ (1 + known.shapes[:, way]) + known.tied[way] @ terms
-        left_out += np.einsum("msg,msgn->n", weight / whole, errors)
-    return np.maximum(found * values.mean(), 0.2 * values.min()), float(np.abs(left_out).mean())
+        off += np.einsum("msg,msgn->n", weight / whole, errors)
+    return np.maximum(found * values.mean(), 0.2 * values.min()), float(np.abs(off).mean())
 
 
 def choose(known: Known, n: int) -> np.ndarray:

@@ -2,15 +2,17 @@
 
 import csv
 import gzip
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from hw_models.fit import agreement, regress, usable
-from hw_models.transfer import NOISE, SHARES, SIMULATED, _solve, chip_of, choose, learn, predict
+from hw_models.transfer import NOISE, SHARES, SIMULATED, _solve, chip_of, choose, learn, left_out_by, predict
 from nas.cost import Cost, Stamp
 from nas.errors import BadInput
 from nas.space import Decision, Macro, SearchSpace, all_rows
+from nas.unread import without_unread
 from search_spaces.nasbench201 import from_string, nasbench201
 
 STAMP = Stamp("latency", "ms", "a phone", "", 1, "float32", {}, "made up")
@@ -103,6 +105,22 @@ def test_chosen_networks_differ(made_up):
     chosen = choose(learn(space, rows, values[:6], list("abcdef")), 12)
     assert len(set(chosen.tolist())) == 12
     assert all(len(set(column)) >= 3 for column in rows[chosen].T)
+
+
+def test_a_device_that_leaves_out_what_nobody_reads_is_told_by_ten_networks_or_its_name():
+    space, random = nasbench201(), np.random.default_rng(0)
+    rows = all_rows(space)
+    prices = np.asarray([0.0, 0.1, 1.0, 3.0, 0.5]) * random.uniform(0.5, 2, (7, 5))
+    values = 2.0 + prices[:, rows].sum(-1)
+    mine = (2.0 + prices[6][without_unread(space, rows)].sum(-1)) * random.normal(1, 0.02, len(rows))
+    known = learn(space, rows, values[:6], list("abcdef"))
+    ten = random.choice(len(rows), 10, replace=False)
+
+    def error(known, runtime):
+        return agreement(predict(known, ten, mine[ten], left_out=left_out_by(runtime))[0], mine)["mape"]
+
+    assert left_out_by("onnxruntime 1.32.0 cpu") < 0.1 < 0.9 < left_out_by("TFLite 2.1")
+    assert error(known, "TFLite 2.1") <= error(known, "") < 0.05 < error(replace(known, left=None), "")
 
 
 # ---- published devices -------------------------------------------------------------------------------------------
