@@ -36,10 +36,18 @@ class Results(NamedTuple):
         """The metrics of each candidate's id; what cannot be read is left out, and the candidate starts again."""
         found = {}
         for file in [] if self.folder is None else sorted(self.folder.glob("*.json")):
-            with contextlib.suppress(BadInput, ValueError, TypeError, OverflowError):
-                metrics = read_json(file, "a worker's result")
-                found[int(file.stem)] = {name: float(value) for name, value in metrics.items()}
+            with contextlib.suppress(ValueError):
+                if metrics := self.of(int(file.stem)):
+                    found[int(file.stem)] = metrics
         return found
+
+    def of(self, id: int) -> dict[str, float] | None:
+        """The last metrics of one candidate; None where there are none, or none that can be read."""
+        file = None if self.folder is None else self.folder / f"{id}.json"
+        if file is not None and file.exists():
+            with contextlib.suppress(BadInput, ValueError, TypeError, OverflowError):
+                return {name: float(value) for name, value in read_json(file, "a worker's result").items()}
+        return None
 
     def begun(self, id: int, on: str | None = None) -> list[str]:
         """The node of each worker that has begun the candidate in this search; `on` adds one."""

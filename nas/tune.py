@@ -208,7 +208,9 @@ class _Asker(StaysHere, Searcher):
         id = self.ids.pop(trial_id)
         if self.driver.trials[id].status != "pending":
             return
-        if error or not result:
+        if (error or not result) and (finished := self.results.of(id)):
+            trial = self.driver.finish(id, finished)
+        elif error or not result:
             if not self.results.to_blame(id, stands):
                 self.driver.retried(id, "its node went, or its worker never began")
                 return self.driver.again([id])

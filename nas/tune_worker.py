@@ -65,6 +65,9 @@ class Worker(tune.Trainable):
             reason = f"it took longer than {self._limit:g} s"
             return {"reason": reason, "seconds": self._limit, tune.result.DONE: True}
         if self._reports is None:
+            # by a worker that was killed after it had finished the candidate, and before Ray heard of it
+            if finished := self._results.of(self._job["id"]):
+                return _report(finished, last=True)
             self._begin()
         try:
             metrics = next(self._reports)
@@ -74,13 +77,12 @@ class Worker(tune.Trainable):
             seconds = time.monotonic() - self._began
             return {"reason": str(error) or type(error).__name__, "seconds": seconds, tune.result.DONE: True}
         found = {"seconds": time.monotonic() - self._began, **metrics}
-        # the plain figures are for callbacks such as TensorBoard; Ray flattens and renames, the report is ours
         last = not isinstance(metrics, Rung)
         if last:
             self._unwatch()
             if all(map(math.isfinite, found.values())):
                 self._results.write(self._job["id"], found)
-        return {**found, "report": json.dumps({"metrics": found, "last": last}), tune.result.DONE: last}
+        return _report(found, last)
 
     def save_checkpoint(self, checkpoint_dir):
         """Nothing: a retried candidate starts again."""
@@ -93,3 +95,8 @@ class Worker(tune.Trainable):
         self._unwatch()
         if hasattr(self._reports, "close"):
             self._reports.close()
+
+
+def _report(found, last):
+    # the plain figures are for callbacks such as TensorBoard; Ray flattens and renames, the report is ours
+    return {**found, "report": json.dumps({"metrics": found, "last": last}), tune.result.DONE: last}

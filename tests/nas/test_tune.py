@@ -16,6 +16,7 @@ from nas.errors import BadInput
 from nas.evaluate import CandidateFailed, Rung, function
 from nas.objective import pareto
 from nas.search import search
+from nas.tune_worker import Worker
 from search_spaces import nasbench201
 from strategies import random_search, regularized_evolution
 
@@ -179,6 +180,19 @@ def test_a_search_that_is_killed_then_interrupted_and_resumed_twice_loses_and_re
     finished = [e["id"] for e in events(out) if e["event"] == "finished"]
     assert asked == sorted(finished) == list(range(24))
     assert not (out / ".results").exists()
+
+
+def test_a_worker_gives_the_result_of_one_that_died_before_ray_heard_of_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("NPROC", "1")  # as the worker's process has it
+    results = tune.Results(tmp_path / ".results")
+    found = {"accuracy": 0.5, "seconds": 2.0}
+    results.write(7, found)
+    worker = Worker.__new__(Worker)
+    config = {"job": {"id": 7, "row": [0] * 6, "epochs": 0, "seed": 0}}
+    worker.setup(config, evaluation=lambda: pytest.fail("it was evaluated again"), results=results)
+    report = worker.step()
+    assert json.loads(report["report"]) == {"metrics": found, "last": True} and report["done"]
+    assert results.of(8) is None and results.read() == {7: found}
 
 
 def test_a_candidate_that_hangs_is_a_failed_trial_and_its_retry_is_on_record(tmp_path):
