@@ -25,7 +25,7 @@ from hw_models.networks import measure_networks
 from hw_models.runtimes import RUNTIMES, pin
 from nas.plots import COLOURS, finish
 from nas.space import Macro
-from nas.unread import leave_out
+from nas.unread import can_leave_out, leave_out
 from search_spaces import SPACES
 
 TESTED, REPEATED = 100, 30
@@ -67,7 +67,7 @@ def study(runtime: str, name: str, folder: Path, fitted: int, rounds: int) -> Te
         (f"operations alone, summed ({len(test)} others)", agreement(summed[test], ms[test])),
         (f"the same, scaled to the {len(train)}", agreement(line(summed[test]), ms[test])),
     ]
-    if space.readers:
+    if can_leave_out(space):
         left = replace(alone, factors=leave_out(space, alone.factors))
         found.append(("summed without what nobody reads", agreement(left(rows[test]), ms[test])))
     stamp, spread = first.stamp, float(np.median(first.spread))

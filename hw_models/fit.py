@@ -20,11 +20,11 @@ from typing import Any
 
 import numpy as np
 
-from nas.cost import Cost, Factor, Stamp, factor_groups, sample_rows
+from nas.cost import Cost, Factor, Stamp, factor_groups, least_of, sample_rows
 from nas.errors import BadInput
 from nas.space import SearchSpace
 from nas.summary import spearman
-from nas.unread import leave_out, without_unread
+from nas.unread import can_leave_out, leave_out, without_unread
 
 # shares of tied, single and pair terms in the prior variance; each one more complex than those before it
 SHARES = (
@@ -173,15 +173,15 @@ def regress(space: SearchSpace, rows: np.ndarray, values: np.ndarray) -> tuple[f
     drawn = np.concatenate([rows, sample_rows(space, 2000)])
     # relative errors: value / value = (base + terms) / value
     weights, scale = values.mean() / values, values.mean()
-    ways = [(False, rows), *([(True, without_unread(space, rows))] if space.readers else [])]
+    ways = [(False, rows), *([(True, without_unread(space, rows))] if can_leave_out(space) else [])]
     ranked = [[(given, *one) for one in _ranked(terms, given, weights, unread)] for unread, given in ways]
     if len(ranked) == 2 and ranked[1][0][1].error < WORTH**2 * ranked[0][0][1].error:
         ranked.reverse()
     for given, chosen, base, alpha in itertools.chain(*ranked):
         found = _lowest_at_zero(base * scale, terms.factors(given, alpha * scale, chosen.shares))
         cost = Cost(_UNSTAMPED, found[0], leave_out(space, found[1]) if chosen.unread else found[1])
-        disjoint = not chosen.shares[2] and terms.disjoint
-        if (cost.base if disjoint else cost(drawn).min()) > 0:
+        least, exact = least_of(cost.base, cost.factors)
+        if (least if exact and space.allowed_of is None else cost(drawn).min()) > 0:
             return cost.base, cost.factors, replace(chosen, error=math.sqrt(chosen.error))
     raise BadInput("fit: every table fitted prices some networks below zero; measure more networks, or check the unit")
 

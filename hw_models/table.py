@@ -14,7 +14,7 @@ from hw_models.timing import Samples
 from nas.cost import Cost, Factor, Stamp, factor_groups, tabulate
 from nas.space import SearchSpace
 from nas.summary import spearman
-from nas.unread import leave_out
+from nas.unread import can_leave_out, leave_out
 
 GOOD_ENOUGH = 0.05  # mean relative error of the plain sum below which it is left as it is
 EMPTY = "empty loop"
@@ -55,7 +55,7 @@ def table(blocks: Blocks, fit_on: np.ndarray | None, rows: np.ndarray, samples: 
     if len(rows):
         names = [network_name(row) for row in rows]
         measured = np.asarray([middle[name] for name in names])
-        ways = [cost, *([_unread_left_out(blocks.space, cost)] if blocks.space.readers else [])]
+        ways = [cost, *([_unread_left_out(blocks.space, cost)] if can_leave_out(blocks.space) else [])]
         calibrated = [_calibrated(way, rows, measured) for way in ways]
         cost, found = min(calibrated, key=lambda way: way[1]["validation"]["error_held_out"])
         for network, name in zip(found["validation"]["networks"], names, strict=True):

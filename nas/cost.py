@@ -62,6 +62,31 @@ class Factor:
     table: np.ndarray  # float64[K1, K2, ...]
 
 
+LISTED = 1_000_000
+
+
+def least_of(base: float, factors: Sequence[Factor]) -> tuple[float, bool]:
+    """(the least sum of base and an entry of each factor, whether it is exact), see `Cost.least`."""
+    groups: list[list[Factor]] = []  # of factors that share decisions, directly or through others
+    for factor in factors:
+        touching = [any(set(f.decisions) & set(factor.decisions) for f in g) for g in groups]
+        mine = [f for g, touches in zip(groups, touching, strict=True) if touches for f in g]
+        groups = [g for g, touches in zip(groups, touching, strict=True) if not touches] + [[factor, *mine]]
+    total, exact = base, True
+    for group in groups:
+        sizes = {d: n for f in group for d, n in zip(f.decisions, f.table.shape, strict=True)}
+        if len(group) > 1 and math.prod(sizes.values()) <= LISTED:
+            together = np.zeros([sizes[d] for d in sorted(sizes)])
+            for f in group:
+                table = f.table.transpose(np.argsort(f.decisions))
+                together += table.reshape([sizes[d] if d in f.decisions else 1 for d in sorted(sizes)])
+            total += together.min()
+        else:
+            total += sum(f.table.min(initial=math.inf) for f in group)
+            exact &= len(group) == 1
+    return float(total), exact
+
+
 @dataclass(frozen=True, eq=False)
 class Cost:
     """Base plus factors: exact on rows, jittable, batched.
@@ -103,13 +128,12 @@ class Cost:
 
     @property
     def least(self) -> float:
-        """What no architecture goes below: base and the cheapest entry of each factor; -inf where it is a function.
+        """What no architecture goes below: base and the cheapest entries together; -inf where it is a function.
 
-        Where factors share decisions their cheapest entries may not go together, and the cheapest costs more.
+        Exact where factors that share decisions have at most `LISTED` choices of those between them, and every choice
+        is allowed; else the cheapest entry of each factor, which may not go together.
         """
-        if self.function is not None:
-            return -math.inf
-        return float(self.base + sum(f.table.min(initial=math.inf) for f in self.factors))
+        return -math.inf if self.function is not None else least_of(self.base, self.factors)[0]
 
     def expected(self, gates: Sequence[Any]) -> jax.Array:
         """The expected cost where every decision is drawn by itself: the differentiable form of a table.
@@ -215,12 +239,11 @@ def load_cost(path: str | os.PathLike, space: SearchSpace | None = None) -> Cost
         raise BadInput(f"{path}: quantity '{stamp.quantity}' in '{stamp.unit}' is not one of ours: {', '.join(UNITS)}")
     if not np.isfinite([cost.base, *(v for f in factors for v in f.table.ravel())]).all():
         raise BadInput(f"{path}: holds entries that are no finite numbers; measure it again")
-    # where each factor has decisions of its own, the cheapest options can be taken together
+    least, exact = least_of(cost.base, cost.factors)
     apart = len({d for f in factors for d in f.decisions}) == sum(len(f.decisions) for f in factors)
-    if apart and cost.least < -1e-9 * (1 + abs(cost.base)):
-        raise BadInput(
-            f"{path}: its cheapest options cost {cost.least:.6g} {stamp.unit}; no {stamp.quantity} is negative"
-        )
+    free = space is not None and space.allowed_of is None
+    if (apart or (exact and free)) and least < -1e-9 * (1 + abs(cost.base)):
+        raise BadInput(f"{path}: its cheapest options cost {least:.6g} {stamp.unit}; no {stamp.quantity} is negative")
     if space is not None:
         if cost.space != space.fingerprint:
             raise BadInput(

@@ -118,6 +118,11 @@ def conv2d(x: Array, kernel: Array, *, stride: int | tuple[int, int] = 1, dilati
     return _library(x, kernel, window, groups)
 
 
+def _on_cpu(ours: Callable, library: Callable) -> Callable:
+    """Ours where JAX computes on a CPU; `lax.platform_dependent` loses residuals in gradients of gradients."""
+    return ours if jax.default_backend() == "cpu" else library
+
+
 def _pair(value: int | tuple[int, ...]) -> tuple[int, int]:
     return (value, value) if isinstance(value, int) else (value[0], value[1])
 
@@ -159,7 +164,7 @@ def _dense_backward(window, residuals, g):
         return jax.vjp(functools.partial(_library, window=window), x, kernel)[1](g)
 
     x, kernel = residuals
-    return lax.platform_dependent(x, kernel, g, cpu=ours, default=library)
+    return _on_cpu(ours, library)(x, kernel, g)
 
 
 _dense.defvjp(lambda x, k, window: (_dense(x, k, window), (x, k)), _dense_backward)
@@ -176,7 +181,7 @@ def _depthwise(x: Array, kernel: Array, window: Window) -> Array:
     def library(x, kernel):
         return _library(x, kernel, window, groups=x.shape[-1])
 
-    return lax.platform_dependent(x, kernel, cpu=ours, default=library)
+    return _on_cpu(ours, library)(x, kernel)
 
 
 def _depthwise_backward(window, residuals, g):
@@ -213,7 +218,7 @@ def _depthwise_backward(window, residuals, g):
         return jax.vjp(call, x, kernel)[1](g)
 
     x, kernel = residuals
-    return lax.platform_dependent(x, kernel, g, cpu=ours, default=library)
+    return _on_cpu(ours, library)(x, kernel, g)
 
 
 _depthwise.defvjp(lambda x, k, window: (_depthwise(x, k, window), (x, k)), _depthwise_backward)

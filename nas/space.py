@@ -130,6 +130,13 @@ class SearchSpace:
                 f"space '{self.name}': " + (f"decision '{twice}' appears twice" if twice else "no decisions")
             )
 
+        for i, readers in enumerate(self.readers or ()):
+            if len(self.readers or ()) != len(names) or not all(i < j < len(names) for j in readers):
+                raise BadInput(
+                    f"space '{self.name}': readers of decision '{names[i]}' are {readers}; there must be a tuple for "
+                    "each decision, of numbers of later ones"
+                )
+
     # ---- shape -------------------------------------------------------------------------------------------------
     @property
     def length(self) -> int:

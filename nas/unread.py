@@ -4,6 +4,7 @@ In a cell of NAS-Bench-201 an operation into a node whose own edges all are ``no
 ONNX Runtime and PyTorch compute it. Which of both a device does shows in what whole networks take on it.
 """
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,7 +12,13 @@ import numpy as np
 from nas.cost import Factor
 from nas.space import SearchSpace
 
+MOST_ROWS = 50_000  # of a space: tables over many readers grow as the space does
 NONE = "none"  # the option that reads nothing and costs nothing
+
+
+def can_leave_out(space: SearchSpace) -> bool:
+    """Whether the space says who reads what, and is small enough for tables over readers."""
+    return bool(space.readers) and math.prod(map(float, space.cardinalities)) <= MOST_ROWS
 
 
 def without_unread(space: SearchSpace, rows: np.ndarray) -> np.ndarray:
@@ -32,7 +39,8 @@ def without_unread(space: SearchSpace, rows: np.ndarray) -> np.ndarray:
 def leave_out(space: SearchSpace, factors: Sequence[Factor]) -> tuple[Factor, ...]:
     """Factors that price a row as the given ones price it `without_unread`: over the readers of decisions as well.
 
-    One whose decisions are all among those of another is added to it, so they are few.
+    One whose decisions are all among those of another is added to it, so they are few. For spaces of which
+    `can_leave_out` holds: others have tables as large as themselves.
     """
     wider = [tuple(sorted(_with_readers(space, factor.decisions))) for factor in factors]
     made: dict[tuple[int, ...], np.ndarray] = {}

@@ -1,11 +1,14 @@
 """Choices that nobody reads, against a walk back from the output of the network itself."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from nas.cost import Cost, Factor, Stamp, sample_rows
-from nas.space import Macro
-from nas.unread import leave_out, without_unread
+from nas.errors import BadInput
+from nas.space import Decision, Macro, all_rows
+from nas.unread import can_leave_out, leave_out, without_unread
 from search_spaces import SPACES
 from search_spaces.nasbench201 import EDGES, nasbench201
 
@@ -46,12 +49,19 @@ def test_tables_that_leave_out_price_a_row_as_what_is_left_of_it():
     wide = Cost(STAMP, 1.0, leave_out(SPACE, factors))
     rows = sample_rows(SPACE, 1000)
     np.testing.assert_allclose(wide(rows), Cost(STAMP, 1.0, tuple(factors))(without_unread(SPACE, rows)), rtol=1e-12)
+    assert wide.least == pytest.approx(wide(all_rows(SPACE)).min(), rel=1e-12)
     sets = [set(f.decisions) for f in wide.factors]
     assert not any(a < b for a in sets for b in sets)
 
 
-@pytest.mark.parametrize("name", [name for name in SPACES if name != "hat"])
-def test_readers_come_after_what_they_read(name):
-    space = SPACES[name]()
-    assert space.readers is None or len(space.readers) == space.length
-    assert all(i < j < space.length for i, readers in enumerate(space.readers or ()) for j in readers)
+def test_only_small_spaces_have_tables_over_readers():
+    assert can_leave_out(SPACE) and not can_leave_out(SPACES["darts"]())
+    more = tuple(Decision(f"more_{i}", (0, 1)) for i in range(2))
+    wide = replace(SPACE, decisions=SPACE.decisions + more, readers=(*SPACE.readers, (), ()))
+    assert not can_leave_out(wide)
+
+
+@pytest.mark.parametrize("readers", [((1,),), ((0,), *[()] * 5), (*[()] * 5, (6,)), ((-1,), *[()] * 5)])
+def test_readers_come_after_what_they_read(readers):
+    with pytest.raises(BadInput, match=r"readers of decision 'edge_.*' are "):
+        replace(SPACE, readers=readers)

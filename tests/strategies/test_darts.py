@@ -9,8 +9,10 @@ import optax
 import pytest
 
 from nas.errors import BadInput
+from nas.one_shot import Batch
 from nas.recipe import Recipe, optimizer_of
 from nas.space import Macro
+from search_spaces import darts as cell_space
 from search_spaces import nasbench201
 from strategies.darts import darts, through_a_step
 from strategies.gradient import FASTEST_LOGIT_RATE, LOGIT_RATE, PAPER_STEPS, alternate, logit_rate_for
@@ -86,6 +88,16 @@ def test_the_papers_finite_difference_agrees_with_differentiating_through_the_st
     epsilon = 0.01 / jnp.linalg.norm(by_weights)  # equation 8
     plus, minus = (jax.grad(of, 1)(w + sign * epsilon * by_weights, a, True) for sign in (1, -1))
     np.testing.assert_allclose(kept[0], by_logits - REACH * (plus - minus) / (2 * epsilon), rtol=1e-3)
+
+
+def test_second_order_goes_through_the_operations_of_the_cell_space():
+    """Traced alone: gradients of gradients of our kernels, inside the loop over a cell's edges."""
+    space, macro = cell_space(nodes=2, operations=("skip_connect", "dil_conv_5x5")), Macro(4, 3, (8, 8, 3), 10)
+    method = darts(space, macro=macro, recipe=RECIPE, steps=10, order=2)
+    batch = Batch(jnp.zeros((4, 8, 8, 3)), jnp.zeros(4, jnp.int32))
+    state = jax.eval_shape(method.init, jax.random.key(0))
+    after, metrics = jax.eval_shape(method.step, state, batch, batch, jax.random.key(1), jnp.float32(0))
+    assert jax.tree.structure(after) == jax.tree.structure(state) and metrics["valid_loss"].shape == ()
 
 
 def test_first_order_takes_each_gradient_where_it_belongs():
