@@ -134,8 +134,8 @@ def searched(result: Result, folder: Path, seed: int = 0) -> AccuracyModel:
     done = longest(result.trials)
     if len(done) < FEWEST:
         raise BadInput(
-            f"{folder}: {len(done)} networks were measured there, and a predictor needs {FEWEST}; search again with "
-            f"--trials {2 * FEWEST}"
+            f"{folder}: {len(done)} networks were measured there, and a predictor needs {FEWEST}; go on with the "
+            f"same search, --resume --trials {2 * FEWEST}"
         )
     rows, y = np.stack([t.row for t in done]), np.asarray([t.metrics["accuracy"] for t in done])
     return cross_checked(rows, y, result.space, f"networks of {folder}", seed)

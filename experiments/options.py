@@ -237,7 +237,8 @@ def shipped(table: str, where: str) -> Path:
 def _check_frame(cost, macro, where):
     if dict(cost.stamp.macro) != macro_to_json(macro):
         raise BadInput(
-            f"{where}: it is for {frame(cost.stamp.macro)}, not {frame(macro_to_json(macro))}; measure one for that"
+            f"{where}: it is for {frame(cost.stamp.macro)}, not {frame(macro_to_json(macro))}; search at its frame "
+            "(--width, --depth and --data decide), or take a table for this one"
         )
 
 

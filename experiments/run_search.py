@@ -321,7 +321,8 @@ def _tell(result, out, o, baseline=None):
                 print(f"{name}: {timed['predicted_ms']:.4g} ms by its table, {timed['measured_ms']:.4g} ms measured")
         print(f"Written to {out}: best.json, pareto.json, trials.csv, report.html")
         own = f" --space {o.space}" if ":" in o.space else ""
-        print(f"Next: nas train {out}/best.json --data {o.data} --out {out}/model{own}")
+        limit = f" --data-limit {o.data_limit}" if o.data_limit else ""
+        print(f"Next: nas train {out}/best.json --data {o.data}{limit} --out {out}/model{own}")
     if not result.complete:
         print(f"Stopped early; go on with the same command and --resume --out {out}")
 
