@@ -7,7 +7,7 @@ import numpy as np
 
 from experiments.arch_rows import table_rows
 from hw_models.fit import agreement, fit, usable
-from hw_models.transfer import LEAST, SIMULATED, Known, chip_of, choose, learn, left_out_by, predict
+from hw_models.transfer import LEAST, SIMULATED, Known, chip_of, choose, learn, left_out_by, places_among, predict
 from nas.cost import Cost, Stamp
 from nas.errors import BadInput
 from nas.space import SearchSpace
@@ -43,11 +43,10 @@ def places_of(known: Known, rows: np.ndarray, where: str) -> np.ndarray:
     Raises:
         BadInput: one is not among them.
     """
-    at = {row.tobytes(): i for i, row in enumerate(known.rows)}
-    missing = [i for i, row in enumerate(rows) if row.tobytes() not in at]
-    if missing:
-        raise BadInput(f"{where}: {len(missing)} of its networks are not in --known; measure networks that are")
-    return np.asarray([at[row.tobytes()] for row in rows])
+    places = places_among(known.rows, rows)
+    if missing := int((places < 0).sum()):
+        raise BadInput(f"{where}: {missing} of its networks are not in --known; measure networks that are")
+    return places
 
 
 def table(space: SearchSpace, known: Known, places: np.ndarray, values: np.ndarray, stamp: Stamp) -> Cost:

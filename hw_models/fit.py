@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from nas.cost import Cost, Factor, Stamp, factor_groups, least_of, sample_rows
+from nas.cost import Cost, Factor, Stamp, factor_groups, sample_rows, sure_least
 from nas.errors import BadInput
 from nas.space import SearchSpace
 from nas.summary import spearman
@@ -174,32 +174,33 @@ def regress(space: SearchSpace, rows: np.ndarray, values: np.ndarray) -> tuple[f
     # relative errors: value / value = (base + terms) / value
     weights, scale = values.mean() / values, values.mean()
     ways = [(False, rows), *([(True, without_unread(space, rows))] if can_leave_out(space) else [])]
-    ranked = [[(given, *one) for one in _ranked(terms, given, weights, unread)] for unread, given in ways]
-    if len(ranked) == 2 and ranked[1][0][1].error < WORTH**2 * ranked[0][0][1].error:
-        ranked.reverse()
-    for given, chosen, base, alpha in itertools.chain(*ranked):
+    for chosen, base, alpha, given in _worth_first([_ranked(terms, given, weights, left) for left, given in ways]):
         found = _lowest_at_zero(base * scale, terms.factors(given, alpha * scale, chosen.shares))
         cost = Cost(_UNSTAMPED, found[0], leave_out(space, found[1]) if chosen.unread else found[1])
-        least, exact = least_of(cost.base, cost.factors)
-        if (least if exact and space.allowed_of is None else cost(drawn).min()) > 0:
+        least = sure_least(space, cost.base, cost.factors)
+        if (cost(drawn).min() if least is None else least) > 0:
             return cost.base, cost.factors, replace(chosen, error=math.sqrt(chosen.error))
     raise BadInput("fit: every table fitted prices some networks below zero; measure more networks, or check the unit")
 
 
 def _ranked(terms, rows, weights, unread):
-    """(settings, base, alpha), the smallest leave-one-out error first, but that pairs must be worth their tables."""
+    """(settings, base, alpha, rows), the smallest leave-one-out error first, but that pairs must be worth it."""
     kernels = terms.kernels(rows)
-    found: list[list[tuple[Settings, float, np.ndarray]]] = []
+    found: list[list[tuple[Settings, float, np.ndarray, np.ndarray]]] = []
     for shares in SHARES[: 2 if terms.paired else 1]:
         found.append([])
         for share in shares:
             kernel = np.tensordot(np.asarray(share), np.stack(kernels), 1)
             for noise, error, base, alpha in ridge(kernel, weights):
-                found[-1].append((Settings(share, noise, error, unread), base, alpha))
-    ranked = [sorted(some, key=lambda one: one[0].error) for some in found]
+                found[-1].append((Settings(share, noise, error, unread), base, alpha, rows))
+    return _worth_first([sorted(some, key=lambda one: one[0].error) for some in found])
+
+
+def _worth_first(ranked):
+    """One list of what was found in one or two ways, the simpler way first unless the other one is `WORTH` it."""
     if len(ranked) == 2 and ranked[1][0][0].error < WORTH**2 * ranked[0][0][0].error:
-        ranked.reverse()
-    return itertools.chain(*ranked)
+        ranked = ranked[::-1]
+    return list(itertools.chain(*ranked))
 
 
 _UNSTAMPED = Stamp("latency", "ms", "", "", 1, "", {}, "")

@@ -123,9 +123,14 @@ def learn(space: SearchSpace, rows: np.ndarray, values: np.ndarray, chips: Seque
 def _left(space: SearchSpace, rows: np.ndarray) -> np.ndarray | None:
     if not space.readers:
         return None
+    found = places_among(rows, without_unread(space, rows))
+    return found if (found >= 0).all() else None
+
+
+def places_among(rows: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """int[n]: where each of `others` int32[n, L] stands among `rows` int32[N, L], -1 where it does not."""
     at = {row.tobytes(): i for i, row in enumerate(rows)}
-    found = [at.get(row.tobytes(), -1) for row in without_unread(space, rows)]
-    return np.asarray(found) if min(found) >= 0 else None
+    return np.asarray([at.get(row.tobytes(), -1) for row in others], int)
 
 
 def left_out_by(runtime: str) -> float:

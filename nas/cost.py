@@ -74,8 +74,10 @@ def least_of(base: float, factors: Sequence[Factor]) -> tuple[float, bool]:
         groups = [g for g, touches in zip(groups, touching, strict=True) if not touches] + [[factor, *mine]]
     total, exact = base, True
     for group in groups:
-        sizes = {d: n for f in group for d, n in zip(f.decisions, f.table.shape, strict=True)}
-        if len(group) > 1 and math.prod(sizes.values()) <= LISTED:
+        pairs = [pair for f in group for pair in zip(f.decisions, f.table.shape, strict=False)]
+        sizes = dict(pairs)
+        plain = all(len(set(f.decisions)) == len(f.decisions) == f.table.ndim for f in group)
+        if len(group) > 1 and plain and set(pairs) == set(sizes.items()) and math.prod(sizes.values()) <= LISTED:
             together = np.zeros([sizes[d] for d in sorted(sizes)])
             for f in group:
                 table = f.table.transpose(np.argsort(f.decisions))
@@ -85,6 +87,19 @@ def least_of(base: float, factors: Sequence[Factor]) -> tuple[float, bool]:
             total += sum(f.table.min(initial=math.inf) for f in group)
             exact &= len(group) == 1
     return float(total), exact
+
+
+def sure_least(space: SearchSpace | None, base: float, factors: Sequence[Factor]) -> float | None:
+    """`least_of` where its cheapest options can be taken together; None where nothing says that they can.
+
+    They can where each factor has decisions of its own, or where it is exact and the space, whose decisions the factors
+    fit, allows every choice.
+    """
+    apart = len({d for f in factors for d in f.decisions}) == sum(len(f.decisions) for f in factors)
+    if not apart and (space is None or space.allowed_of is not None):
+        return None
+    least, exact = least_of(base, factors)
+    return least if apart or exact else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -239,11 +254,6 @@ def load_cost(path: str | os.PathLike, space: SearchSpace | None = None) -> Cost
         raise BadInput(f"{path}: quantity '{stamp.quantity}' in '{stamp.unit}' is not one of ours: {', '.join(UNITS)}")
     if not np.isfinite([cost.base, *(v for f in factors for v in f.table.ravel())]).all():
         raise BadInput(f"{path}: holds entries that are no finite numbers; measure it again")
-    least, exact = least_of(cost.base, cost.factors)
-    apart = len({d for f in factors for d in f.decisions}) == sum(len(f.decisions) for f in factors)
-    free = space is not None and space.allowed_of is None
-    if (apart or (exact and free)) and least < -1e-9 * (1 + abs(cost.base)):
-        raise BadInput(f"{path}: its cheapest options cost {least:.6g} {stamp.unit}; no {stamp.quantity} is negative")
     if space is not None:
         if cost.space != space.fingerprint:
             raise BadInput(
@@ -253,6 +263,9 @@ def load_cost(path: str | os.PathLike, space: SearchSpace | None = None) -> Cost
             fits = all(0 <= d < space.length for d in f.decisions)
             if not fits or f.table.shape != tuple(space.cardinalities[d] for d in f.decisions):
                 raise BadInput(f"{path}: a factor over decisions {f.decisions} does not fit space '{space.name}'")
+    least = sure_least(space, cost.base, factors)
+    if least is not None and least < -1e-9 * (1 + abs(cost.base)):
+        raise BadInput(f"{path}: its cheapest options cost {least:.6g} {stamp.unit}; no {stamp.quantity} is negative")
     return cost
 
 

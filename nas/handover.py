@@ -37,7 +37,7 @@ class Results(NamedTuple):
         found = {}
         for file in [] if self.folder is None else sorted(self.folder.glob("*.json")):
             with contextlib.suppress(ValueError):
-                if metrics := self.of(int(file.stem)):
+                if (metrics := self.of(int(file.stem))) is not None:
                     found[int(file.stem)] = metrics
         return found
 

@@ -294,3 +294,24 @@ def test_gates_that_do_not_fit_and_functions_are_refused():
         made().expected(drawn_gates()[:2])
     with pytest.raises(BadInput, match=r"needs gates of shape \(2,\); they are \(3,\)"):
         made().expected([drawn_gates()[0]] * 3)
+
+
+@pytest.mark.parametrize(
+    "factors",
+    [
+        [((0, 0), np.ones((5, 5))), ((0,), np.ones(5))],
+        [((0, 1), np.ones(5)), ((0,), np.ones(4))],
+        [((0,), np.ones(5)), ((0,), np.ones(4))],
+    ],
+)
+def test_factors_that_do_not_fit_each_other_end_in_no_traceback(tmp_path, factors):
+    space, path = nasbench201(), tmp_path / "odd.json"
+    stamp = Stamp("latency", "ms", "a phone", "", 1, "float32", {}, "made up")
+    made = Cost(stamp, 1.0, tuple(Factor(*factor) for factor in factors), None, space.fingerprint)
+    made.save(path)
+    assert load_cost(path).least == 1.0 + len(factors)
+    for f in made.factors:
+        if f.table.shape != (5,) * len(f.decisions):
+            with pytest.raises(BadInput, match="does not fit space"):
+                load_cost(path, space)
+            break
